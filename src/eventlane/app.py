@@ -1,0 +1,644 @@
+"""The app: declare what handles which events, publish, handle, and look after what failed."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from uuid import UUID
+
+from eventlane.account import Status
+from eventlane.background import LoopThread
+from eventlane.broker import Broker
+from eventlane.brokers import connect
+from eventlane.clock import Clock, SystemClock, VirtualClock
+from eventlane.config import Limits, checked_options
+from eventlane.dispatch import Dispatcher
+from eventlane.errors import ConfigError, NotIdle, Refused, Unavailable
+from eventlane.event import Key, event_type
+from eventlane.failure import DeadLetter, LetterState
+from eventlane.handler import Middleware
+from eventlane.handling import handling
+from eventlane.message import Message, Position
+from eventlane.operation import Operation
+from eventlane.publishing import publish_in_chunks
+from eventlane.reading import read
+from eventlane.serde import Codec
+from eventlane.serde.json import JsonCodec
+from eventlane.serde.outgoing import Serialiser
+from eventlane.subscription import (
+    BatchHandlerOptions,
+    HandlerOptions,
+    Subscription,
+    Takes,
+    caller,
+    declared,
+    plan_groups,
+)
+from eventlane.topics import Topics
+
+__all__ = ["App"]
+
+log = logging.getLogger("eventlane")
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+Handles = TypeVar("Handles", bound=Callable[..., Any])
+Lifespan = Callable[["App"], AbstractAsyncContextManager[Any]]
+
+_LOOK_AGAIN_S = 0.05
+"""How soon waiting looks again where nothing in this process would tell it."""
+
+
+@checked_options
+class App:
+    """An application on a broker: its subscriptions, and all that is done with the log.
+
+    Args:
+        url: `embedded:DIR` (one file in a directory) or `embedded::memory:`.
+        name: What the app is called in headers (`ce_source`) and dead letters.
+        version: What dead letters say of the code that failed.
+        partitions: Of topics that it creates; 8 unless the topic says otherwise.
+        durability: `fsync` (survives power loss, the default) or `os` (survives the process).
+        format: How events are serialised that do not say so themselves.
+        create_topics: Create missing topics; else a missing one is an error.
+        middleware: Stands around every handler; the first is the outermost.
+        lifespan: An async context manager function of the app, entered each time handling starts
+            and left after it drained; what it yields is `ctx.state`.
+        limits: The bounds of this process.
+        clock: For tests.
+
+    Raises:
+        ConfigError: An option is not what it should be.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "app",
+        version: str | None = None,
+        partitions: int | None = None,
+        durability: Literal["fsync", "os"] | None = None,
+        format: Literal["json"] = "json",
+        create_topics: bool = True,
+        middleware: Sequence[Middleware] = (),
+        lifespan: Lifespan | None = None,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.url = url
+        self.name = name
+        self.version = version
+        self._options: dict[str, Any] = {
+            "url": url,
+            "name": name,
+            "version": version,
+            "partitions": partitions,
+            "durability": durability,
+            "format": format,
+            "create_topics": create_topics,
+            "middleware": middleware,
+            "lifespan": lifespan,
+            "limits": limits,
+            "clock": clock,
+        }
+        self._subscriptions: list[Subscription] = []
+        self._limits = limits or Limits()
+        self._clock = clock or SystemClock()
+        self._codecs: dict[str, Codec] = {"json": JsonCodec()}
+        if format not in self._codecs:
+            raise ConfigError(
+                f"App(format={format!r}): expected 'json'. Avro is not in this version."
+            )
+        if partitions is not None and (isinstance(partitions, bool) or partitions < 1):
+            raise ConfigError(f"App(partitions={partitions!r}): expected a number, 1 or more.")
+        self._serialise = Serialiser(
+            codecs=self._codecs,
+            format=format,
+            source=name,
+            clock=self._clock,
+            bytes_max=self._limits.event_bytes_max,
+        )
+        self._broker: Broker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: LoopThread | None = None
+        self._topics = Topics(partitions=partitions, create=create_topics)
+        self._dispatchers: list[Dispatcher] = []
+        self._has_moved = asyncio.Event()
+
+    # --- declare ----------------------------------------------------------------------------
+
+    @overload
+    def subscribe(self, a: type[A], /, **options: Unpack[HandlerOptions]) -> Takes[A]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], /, **options: Unpack[HandlerOptions]
+    ) -> Takes[A | B]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], /, **options: Unpack[HandlerOptions]
+    ) -> Takes[A | B | C]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[HandlerOptions]
+    ) -> Takes[A | B | C | D]: ...
+    @overload
+    def subscribe(
+        self, *event_types: type[Any], **options: Unpack[BatchHandlerOptions]
+    ) -> Callable[[Handles], Handles]: ...
+    def subscribe(self, *event_types: type[Any], **options: Any) -> Any:
+        """Have a function handle all events of these types, in a group. It is returned unchanged.
+
+        The function takes `(event, ctx)`, or lists of both with `batch`. It may be async, or sync
+        and then runs on a thread. It returns None (done) or an outcome.
+
+        Args:
+            event_types: Classes that are marked with `@event`.
+            group: Handles each event once, independently of other groups.
+            options: The rest, by name:
+            batch: Hand over several events at once, of different lanes.
+            retry: What happens when it raises.
+            timeout_s: How long one run may last. Async handlers are cancelled; a thread cannot be.
+            concurrency: Lanes handled at once by the group in this process: 100 for async handlers,
+                `min(32, cpus + 4)` for sync ones. This and the next three hold for the whole group,
+                may be stated on any handler of it, and must not differ.
+            ordering: `key` (events of one key in order, the default), `partition`, or `none`.
+            on_dead: What a lane does behind a dead letter: `park` (the default with keys),
+                `continue` (the default of `none`) or `stop` (the default of `partition`).
+            start: Where a group that is new starts: `first` (the default) or `now`.
+            topic: Read from here instead of the topic that the event types name.
+
+        Raises:
+            ConfigError: A type is not marked, the function has another signature, an option is
+                not what it should be. Contradictions between handlers are found when handling
+                starts.
+        """
+        where = caller()
+        if not event_types:
+            raise ConfigError(
+                f"subscribe() at {where}: expected one or more event types before the options, got "
+                "none. For example: @app.subscribe(OrderCreated, group='inventory')."
+            )
+        kinds = tuple(event_type(each) for each in event_types)
+
+        def declare(function: Handles) -> Handles:
+            if self._dispatchers:
+                raise ConfigError(
+                    f"subscribe() at {where}: expected before handling starts. Declare all "
+                    "handlers when the module is imported."
+                )
+            self._subscriptions.append(declared(function, kinds, options, declared_at=where))
+            return function
+
+        return declare
+
+    def replace(self, **options: Any) -> "App":
+        """The same subscriptions on something else: another `url`, `lifespan`, `clock`, ….
+
+        Raises:
+            ConfigError: There is no such option.
+        """
+        other = App(**{**self._options, **options})
+        other._subscriptions = self._subscriptions
+        return other
+
+    # --- connect ----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Connect to the broker.
+
+        Raises:
+            ConfigError: The URL is none that this version serves.
+            StorageError: The file cannot be opened; the message says why.
+        """
+        if self._broker is not None:
+            raise Refused("the app is connected already: expected one `async with app` at a time")
+        broker = await self._open_broker()
+        self._loop = asyncio.get_running_loop()
+        self._has_moved = asyncio.Event()
+        self._topics.ready.clear()
+        self._broker = broker
+        log.info("%s: connected to %s, durability %s", self.name, broker.url, broker.durability)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Write what is queued and disconnect."""
+        broker, self._broker = self._broker, None
+        self._loop = None
+        if broker is not None:
+            await broker.aclose()
+
+    def __enter__(self) -> Self:
+        """Connect in a thread of its own, for programs without an event loop: see `submit`."""
+        self._thread = LoopThread(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write what was submitted and disconnect."""
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
+
+    async def _open_broker(self) -> Broker:
+        # A method of its own, so that the conformance suite can put a broken broker in its place.
+        return await connect(
+            self.url,
+            limits=self._limits,
+            clock=self._clock,
+            durability=self._options["durability"],
+        )
+
+    @property
+    def _connected(self) -> Broker:
+        if self._broker is None:
+            raise Unavailable(
+                f"app {self.name!r} is not connected: expected inside `async with app:` (or "
+                "`with app:` for submit)."
+            )
+        return self._broker
+
+    # --- publish ----------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        event: object,
+        *,
+        key: Key | None = None,
+        topic: str | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+        event_id: UUID | None = None,
+    ) -> Position:
+        """Append one event to its topic. Calls in flight at once share one commit.
+
+        Args:
+            event: An instance of a class that is marked with `@event`.
+            key: Instead of the one that the type declares.
+            topic: Instead of the one that the type declares.
+            headers: Sent along, beside those that Eventlane sets.
+            event_id: Instead of a new one.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            EventRefused: It cannot be serialised, has no key, or is too large; nothing was written.
+            ConfigError: Its type is not marked.
+            StorageError: The disk or the file refused; nothing was written.
+            PublishTimeout: The queue had no room within `limits.publish_timeout_s`.
+            Unavailable: The app is not connected.
+
+        Durability:
+            On return it is durable as `durability` says.
+
+        Cancellation:
+            It was written or it was not, and there is no way to know which.
+        """
+        target, record = self._serialise(event, key, topic, headers, event_id)
+        broker = self._connected
+        if target not in self._topics.ready:
+            await self._topics.ensure(broker, target, type(event))
+        return await broker.publish(target, record)
+
+    async def publish_many(self, events: Iterable[object] | AsyncIterable[object]) -> int:
+        """Append many events, in chunks of `limits.batch_events_max`, each chunk in one commit.
+
+        Events of one key keep their order. An iterable may be endless; it is read as it is
+        published, and memory is bounded. A chunk is checked before any of it is written.
+
+        Returns:
+            How many were published.
+
+        Raises:
+            PublishFailed: An event was refused, or the broker did. It says how many events, counted
+                from the first, are durable, and has an iterator of the rest. Its cause says why.
+            Unavailable: The app is not connected.
+
+        Durability:
+            On return all are durable as `durability` says.
+
+        Cancellation:
+            Some whole chunks were written.
+        """
+        return await publish_in_chunks(
+            events,
+            broker=self._connected,
+            serialise=self._serialise,
+            topics=self._topics,
+            chunk_max=self._limits.batch_events_max,
+        )
+
+    def submit(self, event: object, **options: Any) -> "Future[Position]":
+        """Publish from any thread, without an event loop of one's own, inside `with app:`.
+
+        Returns:
+            A future; see `publish` for what it gives and raises.
+
+        Raises:
+            Unavailable: The app is not connected.
+        """
+        loop = self._loop
+        if loop is None:
+            raise Unavailable(
+                f"app {self.name!r} is not connected: expected inside `with app:`, which starts a "
+                "thread that publishes."
+            )
+        return asyncio.run_coroutine_threadsafe(self.publish(event, **options), loop)
+
+    # --- handle -----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def handling(self) -> AsyncGenerator[None]:
+        """Handle events in the background; drains on exit. Takes no signals.
+
+        Running handlers get `limits.drain_s` to end. A fatal error cancels the body.
+
+        Raises:
+            ConfigError: Handlers contradict each other, or a group runs with other options.
+            Unavailable: The app is not connected.
+            EventlaneError: What made handling impossible.
+        """
+        broker = self._connected
+        if self._dispatchers:
+            raise Refused("this app is handling already: expected one `handling()` at a time")
+        plans = list(plan_groups(self._subscriptions, cpus=os.cpu_count() or 1).values())
+        if not plans:
+            raise ConfigError(
+                f"app {self.name!r} has no subscriptions: expected at least one handler, declared "
+                "with @app.subscribe(EventType, group=…)."
+            )
+        for subscription in self._subscriptions:
+            for kind in subscription.event_types:
+                self._topics.declare(kind.topic, kind.declared_at)
+                name = subscription.topic or kind.topic.name
+                await self._topics.ensure(broker, name, kind.cls)
+        lifespan = self._options["lifespan"]
+        try:
+            async with handling(
+                broker,
+                plans,
+                app=self.name,
+                app_version=self.version,
+                lifespan=(lambda: lifespan(self)) if lifespan else contextlib.nullcontext,
+                codecs=self._codecs,
+                format=self._options["format"],
+                middleware=self._options["middleware"],
+                serialise=self._serialise,
+                clock=self._clock,
+                limits=self._limits,
+                moved=self._has_moved.set,
+            ) as self._dispatchers:
+                yield
+        finally:
+            self._dispatchers = []
+
+    async def run(self) -> None:
+        """Connect if need be, and handle until SIGTERM or SIGINT; then drain and return.
+
+        A second signal ends the process at once; nothing is lost, for what was not settled is
+        handled again. `asyncio.run(app.run())` is a main program.
+
+        Raises:
+            EventlaneError: See `handling`.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def asked_to_stop(number: int) -> None:
+            if stop.is_set():
+                os._exit(128 + number)
+            stop.set()
+
+        async with contextlib.AsyncExitStack() as stack:
+            if self._broker is None:
+                await stack.enter_async_context(self)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, asked_to_stop, number)
+                stack.callback(loop.remove_signal_handler, number)
+            async with self.handling():
+                await stop.wait()
+
+    async def run_until_idle(self, timeout_s: float | None = None) -> None:
+        """Handle until nothing more happens by itself, then drain.
+
+        It waits for due retries and for what other processes of these groups have open. It does
+        not wait for paused groups, for dead letters and what is parked behind them, nor for
+        partitions that wait for an operator.
+
+        Raises:
+            NotIdle: It took longer than `timeout_s`; carries the status.
+            EventlaneError: See `handling`.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if not self._dispatchers:
+                await stack.enter_async_context(self.handling())
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._until_idle()
+            except TimeoutError:
+                status = await self._connected.status()
+                raise NotIdle(
+                    f"still not idle after timeout_s={timeout_s}: {_still_open(status)}",
+                    status=status,
+                ) from None
+
+    async def _until_idle(self) -> None:
+        while True:
+            self._has_moved.clear()
+            if all(each.is_quiet for each in self._dispatchers):
+                due = [ms for each in self._dispatchers if (ms := each.next_due_ms) is not None]
+                if due and isinstance(self._clock, VirtualClock):
+                    self._clock.advance_to(min(due))
+                elif not due and await self._nothing_is_open():
+                    return
+            await self._moved()
+
+    async def _nothing_is_open(self) -> bool:
+        groups = (await self._connected.status()).groups
+        return all(
+            each.is_blocked or groups[each.plan.name].open + groups[each.plan.name].pending == 0
+            for each in self._dispatchers
+        )
+
+    async def _moved(self) -> None:
+        """Wait until something happened here, or may have happened elsewhere."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_AGAIN_S):
+                await self._has_moved.wait()
+        self._has_moved.clear()
+
+    # --- look at it -------------------------------------------------------------------------
+
+    async def status(self) -> Status:
+        """The account of every group, and the topics, at one moment.
+
+        Raises:
+            Unavailable: The app is not connected.
+        """
+        for dispatcher in self._dispatchers:
+            dispatcher.beat()
+        return await self._connected.status()
+
+    async def dead_letters(
+        self,
+        *,
+        group: str | None = None,
+        state: LetterState | None = "open",
+        limit: int = 1000,
+        after: UUID | DeadLetter | None = None,
+    ) -> Sequence[DeadLetter]:
+        """Dead letters, in the order in which they died.
+
+        Args:
+            group: Of this group only.
+            state: In this state only; None for all.
+            limit: At most so many.
+            after: The last letter that was already seen.
+
+        Raises:
+            Unavailable: The app is not connected.
+        """
+        return await self._connected.dead_letters(
+            group=group,
+            state=state,
+            limit=limit,
+            after=after.id if isinstance(after, DeadLetter) else after,
+        )
+
+    def read(
+        self,
+        *events_or_topics: type[Any] | str,
+        start: Literal["first", "now"] = "first",
+        follow: bool = False,
+    ) -> AsyncIterator[Message]:
+        """Read the log itself, without a group: each partition in order.
+
+        Args:
+            events_or_topics: Event types (only their events) or names of topics (all of it).
+            start: From the first message that is kept, or only what comes from now on.
+            follow: Wait for more at the end instead of ending.
+
+        Raises:
+            NotFound: There is no such topic.
+            StorageError: The log cannot be read.
+            Unavailable: The app is not connected.
+        """
+        wanted: dict[str, set[str] | None] = {}
+        for each in events_or_topics:
+            if isinstance(each, str):
+                wanted[each] = None
+            else:
+                kind = event_type(each)
+                names = wanted.setdefault(kind.topic.name, set())
+                if names is not None:
+                    names.add(kind.name)
+        return read(self._connected, wanted, start=start, follow=follow)
+
+    def decode(self, message: Message, cls: type[A]) -> A:
+        """The event of a message that `read` gave, or of a dead letter's `record`.
+
+        Raises:
+            Undecodable: The bytes are not an event of that type.
+        """
+        kind = event_type(cls)
+        codec = self._codecs[kind.format or self._options["format"]]
+        return codec.decoder(cls)(message.value or b"null")
+
+    # --- look after what failed -------------------------------------------------------------
+
+    async def replay(
+        self,
+        letters: DeadLetter | UUID | Iterable[DeadLetter | UUID],
+        *,
+        reason: str,
+        actor: str | None = None,
+    ) -> Operation:
+        """Have dead letters handled again, each by the group that failed and by no other.
+
+        A letter that closes its lane runs at the head of it, and what is parked behind it follows
+        in order. One whose lane went on runs alone in its lane, with `ctx.late`. Each has a new
+        budget of attempts, and is resolved only when its handler is done.
+
+        Raises:
+            NotFound: An id is unknown; nothing was changed.
+            Conflict: A letter is being replayed already; nothing was changed.
+            Refused: A letter is archived or resolved, or an earlier one of its lane would be passed
+                over; nothing was changed.
+            Unavailable: The app is not connected.
+
+        Durability:
+            On return the operation survives a crash; a process that handles the group runs it.
+        """
+        broker = self._connected
+        number = await broker.replay(_ids(letters), actor=actor or self._actor, reason=reason)
+        return Operation(number, broker, self._moved)
+
+    async def archive(
+        self,
+        letters: DeadLetter | UUID | Iterable[DeadLetter | UUID],
+        *,
+        reason: str,
+        actor: str | None = None,
+    ) -> Operation:
+        """Put dead letters aside, unhandled. Their lanes open, and what is parked there follows.
+
+        Raises:
+            NotFound: An id is unknown; nothing was changed.
+            Conflict: A letter is being replayed; nothing was changed.
+            Refused: A letter is archived or resolved already; nothing was changed.
+            Unavailable: The app is not connected.
+        """
+        broker = self._connected
+        number = await broker.archive(_ids(letters), actor=actor or self._actor, reason=reason)
+        return Operation(number, broker, self._moved)
+
+    async def pause(self, group: str, *, reason: str, actor: str | None = None) -> None:
+        """Stop a group from starting handlers, in all processes, until it is resumed.
+
+        Raises:
+            NotFound: There is no such group.
+            Unavailable: The app is not connected.
+        """
+        await self._connected.pause(group, actor=actor or self._actor, reason=reason)
+
+    async def resume(self, group: str, *, actor: str | None = None) -> None:
+        """Let a paused group go on.
+
+        Raises:
+            NotFound: There is no such group.
+            Unavailable: The app is not connected.
+        """
+        await self._connected.resume(group, actor=actor or self._actor)
+
+    @property
+    def _actor(self) -> str:
+        return f"{self.name}@{os.uname().nodename}"
+
+
+def _ids(letters: DeadLetter | UUID | Iterable[DeadLetter | UUID]) -> list[UUID]:
+    several = [letters] if isinstance(letters, DeadLetter | UUID) else letters
+    return [each.id if isinstance(each, DeadLetter) else each for each in several]
+
+
+def _still_open(status: Status) -> str:
+    parts = [
+        f"group {name!r} has {group.waiting} waiting, {group.in_flight} in flight, "
+        f"{group.held} held, {group.pending} commands pending"
+        for name, group in status.groups.items()
+        if group.open or group.pending
+    ]
+    return "; ".join(parts) or "handlers are still running"

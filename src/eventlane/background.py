@@ -1,0 +1,68 @@
+"""Running an app beside other code: in a thread of its own, or as a body's companion."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+__all__ = ["LoopThread", "cancelling_group"]
+
+
+class LoopThread:
+    """A thread with an event loop, in which an async context is open until `close`."""
+
+    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
+        """Enter the context.
+
+        Raises:
+            EventlaneError: What entering raised.
+        """
+        self._context = context
+        self._entered = threading.Event()
+        self._failure: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._leave = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="eventlane", daemon=True)
+        self._thread.start()
+        self._entered.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    def close(self) -> None:
+        """Leave the context and wait for it.
+
+        Raises:
+            EventlaneError: What leaving raised.
+        """
+        self._loop.call_soon_threadsafe(self._leave.set)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._stay())
+        except BaseException as error:  # handed to the thread that waits, which raises it
+            self._failure = error
+        finally:
+            self._entered.set()
+
+    async def _stay(self) -> None:
+        async with self._context:
+            self._entered.set()
+            await self._leave.wait()
+
+
+@asynccontextmanager
+async def cancelling_group() -> AsyncGenerator[asyncio.TaskGroup]:
+    """A task group whose single failure is raised as itself and not as a group of one."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        if len(failures.exceptions) == 1:
+            raise failures.exceptions[0] from None
+        raise

@@ -1,0 +1,70 @@
+"""Time, as a parameter: the only place in the library that asks the system for it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+__all__ = ["Clock", "SystemClock", "Timer", "VirtualClock", "monotonic", "sleep", "yield_to_loop"]
+
+
+monotonic = time.monotonic
+"""Real time, for how long a handler runs: no clock of a test can hasten that."""
+
+
+class Timer(Protocol):
+    """A callback that has been scheduled."""
+
+    def cancel(self) -> None:
+        """Make it not happen; nothing if it has happened."""
+        ...
+
+
+class Clock(Protocol):
+    """Wall time for what is stored, monotonic time for how long something lasts."""
+
+    def now_ms(self) -> int:
+        """Milliseconds of wall time since 1970 in UTC."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds on a clock that never goes back, from an arbitrary start."""
+        ...
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Call back in the running event loop, not before `delay_s` seconds have passed."""
+        ...
+
+
+@runtime_checkable
+class VirtualClock(Clock, Protocol):
+    """A clock that moves only when it is told to."""
+
+    def advance_to(self, now_ms: int) -> None:
+        """Move wall time forward and call what is due by then, in order."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_ms(self) -> int:
+        """See `Clock.now_ms`."""
+        return time.time_ns() // 1_000_000
+
+    monotonic_s = staticmethod(time.monotonic)
+    """See `Clock.monotonic_s`."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """See `Clock.call_later`."""
+        return asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+async def yield_to_loop() -> None:
+    """Let everything else in the event loop that is ready have its turn."""
+    await asyncio.sleep(0)
+
+
+async def sleep(delay_s: float) -> None:
+    """Wait in real time: for what no clock of a test can hasten."""
+    await asyncio.sleep(delay_s)

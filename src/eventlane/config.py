@@ -1,0 +1,90 @@
+"""The bounds of a running app, in one place; each is a named field with a unit."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from eventlane.errors import ConfigError
+
+__all__ = ["Limits", "checked_options", "did_you_mean"]
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known word, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+
+
+def checked_options(cls: type[T]) -> type[T]:
+    """Make a class refuse an option that it does not have with a `ConfigError` that helps."""
+    original = cls.__init__
+    known = [name for name in inspect.signature(original).parameters if name != "self"]
+
+    @functools.wraps(original)
+    def checked(self: T, *args: object, **options: object) -> None:
+        for option in options:
+            if option not in known:
+                raise ConfigError(
+                    f"{cls.__name__}({option}=…): there is no such option. "
+                    f"{did_you_mean(option, known)}"
+                )
+        original(self, *args, **options)
+
+    # The signature that type checkers see is the class's own; only a call's names are looked at.
+    setattr(cls, "__init__", checked)
+    return cls
+
+
+@checked_options
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What may grow, and how far. All are per process unless they say otherwise."""
+
+    span_max: int = 10_000
+    """Offsets between a partition's watermark and the last event taken."""
+    parked_per_key_max: int = 1_000
+    """Events parked in one lane; at this bound its partition stops, and nothing is dropped."""
+    drain_s: float = 30.0
+    """How long running handlers may go on when handling stops."""
+    lease_s: float = 10.0
+    """A process that shows no sign of life for so long loses its partitions."""
+    stall_s_max: float = 5.0
+    """An event loop that does not turn for so long stops the signs of life."""
+    stuck_s: float = 300.0
+    """A handler that runs on for so long after its timeout makes handling end with an error."""
+    event_bytes_max: int = 1_048_576
+    """The size of one serialised event."""
+    publish_queue_max: int = 100_000
+    """Events between `publish` and the disk; beyond it publishing waits."""
+    publish_timeout_s: float = 30.0
+    """How long publishing waits for room in that queue."""
+    batch_events_max: int = 8_000
+    """Events in one transaction of `publish_many`."""
+    fetch_events_max: int = 4_000
+    """Events read from the log at once, per partition."""
+    settle_events_max: int = 20_000
+    """Outcomes that may wait for the next settlement."""
+    settle_interval_s: float = 0.02
+    """How long an outcome may wait for the next settlement."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(
+                    f"Limits({field.name}={value!r}): expected a number greater than 0. "
+                    f"Leave it out for the default, {field.default!r}."
+                )
+        if self.stall_s_max >= self.lease_s:
+            raise ConfigError(
+                f"Limits(stall_s_max={self.stall_s_max}, lease_s={self.lease_s}): expected "
+                "stall_s_max below lease_s. A stalled process must fall silent before its lease "
+                "ends, or it would lose its partitions without notice."
+            )

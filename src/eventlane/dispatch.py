@@ -1,0 +1,633 @@
+"""The hot loop: receive, handle, decide, settle. One dispatcher per group and process.
+
+- `_control` takes what the broker says: partitions gained and lost, appends, commands, pauses.
+- `_work` is a worker: it takes the next delivery that may run, handles it, says what became of it.
+  Workers live long and are started when all others are inside a handler; there is no task and no
+  timer per event. A handler that does not wait is handled by one worker in a plain loop.
+- `_settle` writes what became of deliveries: one settlement at a time, which takes all that has
+  accumulated; at once if a lane waits for it, else after `Limits.settle_interval_s`.
+- `_sweep` cancels workers whose handler has timed out.
+
+What may run is not decided here but in `lanes.py`, and what a failure means in `retry.py`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import Any, cast
+
+from eventlane.batching import Lists
+from eventlane.broker import Consumer
+from eventlane.clock import Clock, monotonic, sleep, yield_to_loop
+from eventlane.conclude import Concluder
+from eventlane.config import Limits
+from eventlane.deadletter import HandlerTimeout
+from eventlane.errors import EventlaneError, Undecodable
+from eventlane.handler import Context, Delivery, Origin, Serialise
+from eventlane.lanes import Lanes
+from eventlane.outcome import DONE
+from eventlane.routing import Route, Routes
+from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
+from eventlane.settling import Settler
+from eventlane.subscription import GroupPlan, Subscription
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger("eventlane.dispatch")
+
+_EVENTS_PER_TURN = 256
+"""A worker lets the event loop turn after so many events, however fast the handler is."""
+_SWEEP_S_MAX = 1.0
+"""How often, at least, it is looked after timed-out handlers and said that the process lives."""
+_ROUTES_MAX = 1024
+"""Header blocks whose route is remembered, per partition: more only with headers of one's own."""
+_PARKED_PER_READ = 200
+
+
+class _Worker:
+    """A task that handles one delivery after the other."""
+
+    __slots__ = ("deadline", "handling", "is_idle", "subscription", "task", "timed_out")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.handling: Delivery | list[Delivery] | None = None
+        """What a handler runs for now."""
+        self.is_idle = False
+        """It sleeps until there is something to do."""
+        self.deadline = 0.0
+        """When the running handler is cancelled; 0 while none runs that may be."""
+        self.timed_out = False
+        self.subscription: Subscription | None = None
+
+
+class Dispatcher:
+    """Runs one group's handlers in this process."""
+
+    def __init__(
+        self,
+        plan: GroupPlan,
+        consumer: Consumer,
+        *,
+        routes: Routes,
+        app: str,
+        app_version: str | None,
+        state: object,
+        serialise: Serialise,
+        clock: Clock,
+        limits: Limits,
+        moved: Callable[[], None],
+    ) -> None:
+        """See the fields; `moved` is called when something happened that may have made it idle."""
+        self.plan = plan
+        self._moved = moved
+        self._consumer = consumer
+        self._routes = routes
+        self._state = state
+        self._serialise = serialise
+        self._clock = clock
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._partitions: dict[tuple[str, int], Lanes] = {}
+        self._ring: deque[Lanes] = deque()
+        """Partitions that workers take from, the current one first; empty while paused."""
+        self._hungry: set[Lanes] = set()
+        """Partitions that may have more to fetch."""
+        self._feeding = False
+        self._paused: str | None = None
+        self._stopping = False
+        self._workers: set[_Worker] = set()
+        self._idle: list[tuple[_Worker, asyncio.Future[None]]] = []
+        self._growing = False
+        """`_grow` is about to look whether one more worker is of use."""
+        self._lists = Lists(self._wake)
+        self._concluder = Concluder(plan, app=app, app_version=app_version, clock=clock)
+        self._clean = copy_context()
+        self._settler = Settler(
+            plan.name,
+            consumer,
+            self._partitions,
+            clock=clock,
+            limits=limits,
+            lost=self._lose,
+            settled=self._after_settling,
+        )
+        timeouts_s = [each.timeout_s for each in plan.subscriptions if each.timeout_s]
+        self._sweep_s = min(_SWEEP_S_MAX, *(each / 10 for each in timeouts_s), _SWEEP_S_MAX)
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Handle until cancelled, then drain and leave the group.
+
+        Raises:
+            StorageError: The log cannot be read.
+            EventlaneError: A handler does not end, or the broker refuses to go on.
+        """
+        tasks = [
+            self._loop.create_task(coroutine, name=f"eventlane {self.plan.name}: {name}")
+            for name, coroutine in (
+                ("control", self._control()),
+                ("settle", self._settler.run()),
+                ("sweep", self._sweep()),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(
+                [*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED
+            )
+            for each in done:
+                each.result()
+        finally:
+            await self._drain(tasks)
+
+    async def _drain(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Let running handlers end, write what became of them, leave."""
+        self._stopping = True
+        self._fill_ring()
+        self._wake_all()
+        running = {worker.task for worker in self._workers if worker.task is not None}
+        if running:
+            _, late = await asyncio.wait(running, timeout=self._limits.drain_s)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning(
+                    "group %s: %d handlers did not end within drain_s=%s and are cancelled; "
+                    "their events will be handled again",
+                    self.plan.name,
+                    len(late),
+                    self._limits.drain_s,
+                )
+                _, alive = await asyncio.wait(late, timeout=self._limits.drain_s)
+                if alive:
+                    raise EventlaneError(
+                        f"group {self.plan.name!r}: {len(alive)} handlers ignore cancellation or "
+                        "run in threads that do not end. Their partitions stay owned until this "
+                        "process exits: exit it."
+                    )
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._failure.cancel()
+        try:
+            async with asyncio.timeout(self._limits.drain_s):
+                await self._settler.finish()
+        except TimeoutError:
+            log.warning(
+                "group %s: what was handled last could not be written within drain_s=%s; those "
+                "events will be handled again",
+                self.plan.name,
+                self._limits.drain_s,
+            )
+        await self._consumer.leave()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs, nothing is to be written, and nothing that may run is left."""
+        return not (
+            self.in_flight
+            or self._settler.is_writing
+            or any(lanes.is_moving for lanes in self._partitions.values())
+            or (not self._paused and self._has_work())
+        )
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """When the next retry is due; None if none waits, or while the group is paused."""
+        due = [lanes.next_due_ms for lanes in self._partitions.values()]
+        return None if self._paused else min((ms for ms in due if ms is not None), default=None)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Paused, or a partition waits for an operator."""
+        return self._paused is not None or any(each.blocked for each in self._partitions.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries whose handler runs."""
+        return sum(
+            len(worker.handling) if isinstance(worker.handling, list) else 1
+            for worker in self._workers
+            if worker.handling is not None
+        )
+
+    def beat(self) -> None:
+        """Tell the broker that the event loop turns, and what this process has open."""
+        in_flight = self.in_flight
+        taken = sum(lanes.taken_open for lanes in self._partitions.values())
+        self._consumer.beat(in_flight, max(0, taken - in_flight))
+
+    # --- what the broker says ---------------------------------------------------------------
+
+    async def _control(self) -> None:
+        while True:
+            for change in await self._consumer.changes():
+                match change:
+                    case Acquired():
+                        self._acquire(change)
+                    case Lost(topic, partition):
+                        self._lose(topic, partition)
+                    case Appended(topic):
+                        self._hungry.update(
+                            each for each in self._partitions.values() if each.origin.topic == topic
+                        )
+                    case Command(letter=letter):
+                        lanes = self._partitions.get((letter.topic, letter.partition))
+                        if lanes is not None:
+                            lanes.command(change)
+                            self._note(lanes)
+                    case Paused(reason):
+                        self._pause(reason)
+            self._wake()
+
+    def _acquire(self, change: Acquired) -> None:
+        origin = Origin(
+            change.topic, change.partition, self.plan.name, self._state, self._serialise, None, {}
+        )
+        lanes = Lanes(
+            origin,
+            change,
+            ordering=self.plan.ordering,
+            limits=self._limits,
+            now_ms=self._clock.now_ms(),
+        )
+        origin.lanes = lanes
+        origin.handler_of = partial(self._handler_of, change.topic)
+        self._partitions[change.topic, change.partition] = lanes
+        self._fill_ring()
+        self._hungry.add(lanes)
+        self._note(lanes)
+
+    def _lose(self, topic: str, partition: int) -> None:
+        lanes = self._partitions.pop((topic, partition), None)
+        if lanes is None:
+            return
+        log.warning("group %s: lost %s[%d] to another process", self.plan.name, topic, partition)
+        self._fill_ring()
+        self._hungry.discard(lanes)
+        for worker in self._workers:
+            running = worker.handling
+            if isinstance(running, Context) and running.origin.lanes is lanes and worker.task:
+                worker.task.cancel()
+        self._lists.forget(lanes)
+        self._moved()
+
+    def _pause(self, reason: str | None) -> None:
+        if reason is not None:
+            log.warning("group %s is paused: %s", self.plan.name, reason)
+        elif self._paused is not None:
+            log.warning("group %s goes on", self.plan.name)
+        self._paused = reason
+        self._fill_ring()
+        if reason is None:
+            for lanes in self._partitions.values():
+                lanes.resume()
+        self._moved()
+
+    # --- what may run -----------------------------------------------------------------------
+
+    def _fill_ring(self) -> None:
+        """Put into the ring what workers may take from."""
+        self._ring.clear()
+        if self._paused is None and not self._stopping:
+            self._ring.extend(self._partitions.values())
+
+    def _take_elsewhere(self) -> Delivery | None:
+        """The next delivery that may run of the other partitions."""
+        ring = self._ring
+        for _ in range(len(ring) - 1):
+            ring.rotate(-1)
+            delivery = ring[0].take()
+            if delivery is not None:
+                return delivery
+        return None
+
+    def _has_room(self, lanes: Lanes) -> bool:
+        return (
+            not lanes.has_untaken
+            and not lanes.stopped
+            and lanes.next_offset - lanes.watermark < self._limits.span_max
+        )
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._lists.holds_any
+            or any(self._has_room(each) for each in self._hungry)
+            or any(
+                each.ready or each.to_load or (each.has_untaken and not each.blocked)
+                for each in self._ring
+            )
+        )
+
+    async def _feed(self) -> bool:
+        """Fetch what there is room for; whether there is something new to take."""
+        if self._feeding or self._paused is not None or self._stopping:
+            return False
+        self._feeding = True
+        fed = False
+        try:
+            for lanes in list(self._ring):
+                topic, partition = lanes.origin.topic, lanes.origin.partition
+                while lanes.to_load:
+                    lane = lanes.to_load.pop()
+                    key = lane.key if isinstance(lane.key, bytes) else None
+                    rows = await self._consumer.fetch_parked(
+                        topic, partition, key, lane.read_to, _PARKED_PER_READ
+                    )
+                    lanes.supply(lane, rows)
+                    fed = True
+                if lanes in self._hungry and self._has_room(lanes):
+                    batch = await self._consumer.fetch(
+                        topic, partition, lanes.next_offset, self._limits.fetch_events_max
+                    )
+                    if batch.records:
+                        lanes.add(batch)
+                        fed = True
+                    else:
+                        self._hungry.discard(lanes)
+        finally:
+            self._feeding = False
+        return fed
+
+    def _find_route(self, delivery: Delivery) -> Route | None:
+        """What handles events with such headers, from now on without looking again."""
+        known: dict[bytes, Route | None] = delivery.origin.routes
+        if len(known) >= _ROUTES_MAX:
+            known.clear()
+        block = delivery.record.headers
+        route = known[block] = self._routes.find(delivery.origin.topic, block)
+        return route
+
+    def _handler_of(self, topic: str, header_block: bytes) -> str:
+        route = self._routes.find(topic, header_block)
+        return "" if route is None else route.subscription.name
+
+    # --- workers ----------------------------------------------------------------------------
+
+    # One long function on purpose: each call that is put into a function of its own costs the
+    # hot loop about 60 ns of some 900 for an event (benchmarks, consume_async).
+    async def _work(self, worker: _Worker) -> None:  # noqa: C901, PLR0915
+        """Handle deliveries, one after the other, until there is nothing to do for ever."""
+        ring, settler = self._ring, self._settler
+        clean = copy_context()
+        handled = 0
+        while True:
+            delivery = (ring[0].take() or self._take_elsewhere()) if ring else None
+            if delivery is None:
+                if self._lists.ready:
+                    await self._run_list(worker, *self._lists.ready.popleft())
+                elif await self._feed() or self._lists.close_those_that_need_not_linger():
+                    continue
+                elif not await self._wait_for_work(worker):
+                    return None
+                if copy_context() != clean:
+                    return self._retire(worker)
+                continue
+
+            handled += 1
+            if handled % _EVENTS_PER_TURN == 0:
+                await yield_to_loop()
+                await settler.catch_up()
+            origin = delivery.origin
+            lanes: Lanes = origin.lanes
+            value = delivery.record.value
+            try:
+                route = origin.routes[delivery.record.headers]
+            except KeyError:
+                route = self._find_route(delivery)
+            if route is None or (value is None and not route.subscription.takes_tombstones):
+                lanes.skip(delivery)
+                self._note(lanes)
+                continue
+            if not route.direct:
+                self._put_into_list(route, delivery)
+                continue
+
+            subscription = route.subscription
+            worker.handling = delivery
+            if not self._growing:
+                self._growing = True
+                self._loop.call_soon(self._grow)
+            started = monotonic()
+            if subscription.timeout_s:
+                worker.subscription = subscription
+                worker.deadline = started + subscription.timeout_s
+            try:
+                event = None if value is None else route.decode(value)
+                outcome = await route.call(event, delivery)
+            except asyncio.CancelledError:
+                error = self._cancelled(worker)
+                if error is not None:
+                    self._failed(delivery, subscription, error, started)
+                elif self._stopping:
+                    raise
+            except Exception as error:
+                self._failed(delivery, subscription, error, started)
+            else:
+                if outcome is None:
+                    lanes.done(delivery)
+                else:
+                    self._returned(delivery, subscription, outcome, started)
+            worker.handling = None
+            if subscription.timeout_s:
+                worker.deadline = 0.0
+            if settler.timer is None or lanes.urgent:
+                self._note(lanes)
+            if copy_context() != clean:
+                return self._retire(worker)
+
+    def _cancelled(self, worker: _Worker) -> HandlerTimeout | None:
+        """Why a worker was cancelled: a time-out is the handler's failure, all else is not."""
+        assert worker.task is not None
+        worker.task.uncancel()
+        if not worker.timed_out:
+            return None
+        worker.timed_out = False
+        assert worker.subscription is not None
+        return HandlerTimeout(
+            f"the handler did not return within timeout_s={worker.subscription.timeout_s}"
+        )
+
+    def _retire(self, worker: _Worker) -> None:
+        """Replace a worker whose handler left context variables behind, so that none leak."""
+        self._workers.discard(worker)
+        self._start_worker()
+
+    async def _wait_for_work(self, worker: _Worker) -> bool:
+        """Sleep until woken; False if the worker is to end."""
+        self._moved()
+        if self._stopping:
+            self._workers.discard(worker)
+            return False
+        future = self._loop.create_future()
+        self._idle.append((worker, future))
+        worker.is_idle = True
+        await future
+        return True
+
+    def _start_worker(self) -> None:
+        worker = _Worker()
+        self._workers.add(worker)
+        # A context of its own: a worker must not begin with what a handler happened to have set.
+        worker.task = self._loop.create_task(
+            self._work(worker),
+            name=f"eventlane {self.plan.name}: worker",
+            context=self._clean.copy(),
+        )
+        worker.task.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _wake(self) -> None:
+        """Have a worker look for something to do, unless one is about to anyway."""
+        if any(not worker.is_idle and worker.handling is None for worker in self._workers):
+            return
+        if self._idle:
+            worker, future = self._idle.pop()
+            worker.is_idle = False
+            future.set_result(None)
+        elif len(self._workers) < self.plan.concurrency and not self._stopping:
+            self._start_worker()
+
+    def _wake_all(self) -> None:
+        for worker, future in self._idle:
+            worker.is_idle = False
+            future.set_result(None)
+        self._idle.clear()
+
+    def _grow(self) -> None:
+        """A handler was entered before this turn: one more worker may be of use."""
+        self._growing = False
+        if self._paused is None and self._has_work():
+            self._wake()
+
+    # --- what became of it ------------------------------------------------------------------
+
+    def _failed(
+        self, delivery: Delivery, subscription: Subscription, error: BaseException, started: float
+    ) -> None:
+        duration_s = monotonic() - started
+        reason = self._concluder.failed(delivery, subscription, error, duration_s)
+        if reason is not None:
+            self._pause(reason)
+
+    def _returned(
+        self, delivery: Delivery, subscription: Subscription, outcome: object, started: float
+    ) -> None:
+        duration_s = monotonic() - started
+        reason = self._concluder.returned(delivery, subscription, outcome, duration_s)
+        if reason is not None:
+            self._pause(reason)
+
+    # --- batch handlers ---------------------------------------------------------------------
+
+    def _put_into_list(self, route: Route, delivery: Delivery) -> None:
+        started = monotonic()
+        try:
+            if delivery.record.value is not None:
+                delivery.event = route.decode(delivery.record.value)
+        except Undecodable as error:
+            self._failed(delivery, route.subscription, error, started)
+            self._note(delivery.origin.lanes)
+        else:
+            self._lists.add(route.subscription, delivery)
+
+    async def _run_list(
+        self, worker: _Worker, subscription: Subscription, deliveries: list[Delivery]
+    ) -> None:
+        if not deliveries:  # its partition was lost meanwhile
+            return
+        worker.handling, worker.subscription = deliveries, subscription
+        if not self._growing:
+            self._growing = True
+            self._loop.call_soon(self._grow)
+        started = monotonic()
+        if subscription.timeout_s:
+            worker.deadline = started + subscription.timeout_s
+        try:
+            outcomes: Any = await self._routes.batch[subscription.name](
+                [each.event for each in deliveries], deliveries
+            )
+        except asyncio.CancelledError:
+            error = self._cancelled(worker)
+            if error is None:
+                raise
+            self._list_failed(deliveries, subscription, error, started)
+        except Exception as error:
+            self._list_failed(deliveries, subscription, error, started)
+        else:
+            given: list[object]
+            if outcomes is None:
+                given = [DONE] * len(deliveries)
+            elif isinstance(outcomes, list) and len(cast("list[object]", outcomes)) == len(
+                deliveries
+            ):
+                given = cast("list[object]", outcomes)
+            else:
+                given = [outcomes] * len(deliveries)  # each is refused, with the reason
+            for delivery, outcome in zip(deliveries, given, strict=True):
+                self._returned(delivery, subscription, outcome, started)
+        finally:
+            worker.handling = None
+            worker.deadline = 0.0
+        for lanes in {id(each.origin): each.origin.lanes for each in deliveries}.values():
+            self._note(lanes)
+
+    def _list_failed(
+        self,
+        deliveries: list[Delivery],
+        subscription: Subscription,
+        error: BaseException,
+        started: float,
+    ) -> None:
+        if len(deliveries) == 1:
+            self._failed(deliveries[0], subscription, error, started)
+        else:
+            self._lists.one_by_one(subscription, deliveries)
+
+    # --- settling ---------------------------------------------------------------------------
+
+    def _note(self, lanes: Lanes) -> None:
+        """See to it that outcomes are written, retries start, and workers look."""
+        self._settler.note(lanes)
+        if lanes.ready or lanes.to_load:
+            self._wake()
+
+    def _after_settling(self) -> None:
+        self._moved()
+        self._wake()
+
+    # --- time-outs --------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """Cancel what runs for too long, and say that this process is alive."""
+        while True:
+            await sleep(self._sweep_s)
+            self.beat()
+            now = monotonic()
+            for worker in self._workers:
+                if worker.deadline and now > worker.deadline:
+                    self._time_out(worker, now)
+
+    def _time_out(self, worker: _Worker, now: float) -> None:
+        subscription = worker.subscription
+        assert subscription is not None
+        assert worker.task is not None
+        if now > worker.deadline + self._limits.stuck_s and not self._failure.done():
+            self._failure.set_exception(
+                EventlaneError(
+                    f"handler {subscription.name} still runs {self._limits.stuck_s} s after its "
+                    f"timeout_s={subscription.timeout_s}. Its lane stays closed until this process "
+                    "exits: exit it, and mend the handler."
+                )
+            )
+        if subscription.is_async and not worker.timed_out:
+            worker.timed_out = True
+            worker.task.cancel()

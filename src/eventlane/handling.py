@@ -1,0 +1,89 @@
+"""Handling while a body runs: a dispatcher per group, threads, the lifespan, a drained end."""
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from eventlane.background import cancelling_group
+from eventlane.broker import Broker
+from eventlane.clock import Clock
+from eventlane.config import Limits
+from eventlane.dispatch import Dispatcher
+from eventlane.handler import Middleware, Serialise
+from eventlane.routing import routes_of
+from eventlane.serde import Codec
+from eventlane.settlement import GroupSpec
+from eventlane.subscription import GroupPlan
+
+__all__ = ["handling"]
+
+
+@asynccontextmanager
+async def handling(
+    broker: Broker,
+    plans: Sequence[GroupPlan],
+    *,
+    app: str,
+    app_version: str | None,
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]],
+    codecs: Mapping[str, Codec],
+    format: str,
+    middleware: Sequence[Middleware],
+    serialise: Serialise,
+    clock: Clock,
+    limits: Limits,
+    moved: Callable[[], None],
+) -> AsyncGenerator[list[Dispatcher]]:
+    """Handle the events of all groups until the body ends, then drain. See `App.handling`."""
+    async with contextlib.AsyncExitStack() as stack:
+        threads = stack.enter_context(
+            ThreadPoolExecutor(
+                max_workers=sum(plan.concurrency for plan in plans),
+                thread_name_prefix="eventlane-handler",
+            )
+        )
+        routes = [
+            routes_of(plan, codecs=codecs, format=format, middleware=middleware, threads=threads)
+            for plan in plans
+        ]
+        state = await stack.enter_async_context(lifespan())
+        dispatchers: list[Dispatcher] = []
+        for plan, called in zip(plans, routes, strict=True):
+            group = GroupSpec(
+                name=plan.name,
+                topics=plan.topics,
+                start=plan.start,
+                ordering=plan.ordering,
+                on_dead=plan.on_dead,
+                app=app,
+                host=os.uname().nodename,
+            )
+            consumer = await broker.join(group)
+            stack.push_async_callback(consumer.leave)
+            dispatchers.append(
+                Dispatcher(
+                    plan,
+                    consumer,
+                    routes=called,
+                    app=app,
+                    app_version=app_version,
+                    state=state,
+                    serialise=serialise,
+                    clock=clock,
+                    limits=limits,
+                    moved=moved,
+                )
+            )
+        async with cancelling_group() as tasks:
+            running = [
+                tasks.create_task(each.run(), name=f"eventlane {each.plan.name}")
+                for each in dispatchers
+            ]
+            try:
+                yield dispatchers
+            finally:
+                for task in running:
+                    task.cancel()

@@ -1,0 +1,163 @@
+"""Retry: the policy that a subscriber is declared with, and the decision about one failure.
+
+`decide` is pure: the error, the attempt, the policy and the jitter go in, an outcome comes out.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from eventlane.config import checked_options
+from eventlane.errors import ConfigError, Undecodable
+from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
+
+__all__ = ["Errors", "Retry", "Rule", "decide"]
+
+
+@checked_options
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """How often, and how soon, a failing event is handled again.
+
+    The first `immediate` retries run at once, since many failures are gone a moment later. The
+    n-th retry after these waits `min(delay_s_max, delay_s * factor ** (n - 1))`. Jitter only adds:
+    a retry that is due at 10 s with `jitter=0.2` starts between 10 and 12 s. So
+    `Retry(attempts=5, delay_s=1)` runs at 0, 0, 1, 3 and 7 s.
+
+    Rules are asked in order, and the first whose exception matches decides instead.
+    """
+
+    attempts: int = 5
+    """Runs in all, the first included; then the event is dead."""
+    delay_s: float = 1.0
+    factor: float = 2.0
+    delay_s_max: float = 60.0
+    jitter: float = 0.2
+    """What may be added to a delay, as a share of it."""
+    immediate: int = 1
+    elapsed_s_max: float | None = None
+    """A retry that would start later than this after the first failure does not; None: no limit."""
+    rules: Sequence["Rule"] = ()
+
+    def __post_init__(self) -> None:
+        _at_least("attempts", self.attempts, 1)
+        _at_least("immediate", self.immediate, 0)
+        _at_least("delay_s", self.delay_s, 0)
+        _at_least("delay_s_max", self.delay_s_max, 0)
+        _at_least("factor", self.factor, 1)
+        _at_least("jitter", self.jitter, 0)
+        if self.elapsed_s_max is not None:
+            _at_least("elapsed_s_max", self.elapsed_s_max, 0)
+        for rule in self.rules:
+            _check_rule(rule)
+
+    def __str__(self) -> str:
+        stated = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name != "rules" and getattr(self, field.name) != field.default
+        ]
+        return f"Retry({', '.join(stated)})"
+
+
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+Rule = tuple[Errors, Outcome | Retry]
+"""(exception class or classes, outcome or another policy)."""
+
+
+def _at_least(option: str, value: float, least: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise ConfigError(
+            f"Retry({option}={value!r}): expected a number, {least} or more. "
+            "A delay is in seconds; leave the option out for the default."
+        )
+
+
+def _check_rule(rule: Rule) -> None:
+    expected = (
+        f"Retry(rules=…): expected pairs such as (ValueError, Dead()), got {rule!r}. The first is "
+        "an exception class or a tuple of them, the second Dead(), Skipped(), Pause(), "
+        "RetryLater(delay_s) or Retry(…)."
+    )
+    try:
+        errors, answer = rule
+    except (TypeError, ValueError):
+        raise ConfigError(expected) from None
+    if not isinstance(answer, Dead | Skipped | Pause | RetryLater | Retry):
+        raise ConfigError(expected)
+    for error in errors if isinstance(errors, tuple) else (errors,):
+        if not (isinstance(error, type) and issubclass(error, BaseException)):
+            raise ConfigError(expected)
+    if isinstance(answer, Retry) and answer.rules:
+        raise ConfigError(
+            f"Retry(rules=…): the policy for {errors!r} has rules of its own. "
+            "Put them into the outer list; the first match wins."
+        )
+
+
+def _matches(error: BaseException, errors: Errors) -> bool:
+    if isinstance(error, errors):
+        return True
+    if not isinstance(error, BaseExceptionGroup):
+        return False
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return all(_matches(leaf, errors) for leaf in group.exceptions)
+
+
+def decide(
+    error: BaseException, attempt: int, policy: Retry, *, jitter: float, elapsed_s: float = 0.0
+) -> Outcome:
+    """What becomes of a delivery whose handler raised.
+
+    Args:
+        error: What it raised. A group of errors counts as what all its leaves match.
+        attempt: How many runs have failed, this one included.
+        policy: The subscriber's.
+        jitter: A number from 0 to 1: which part of the permitted jitter to add.
+        elapsed_s: How long ago the first attempt failed.
+    """
+    for errors, answer in policy.rules:
+        if _matches(error, errors):
+            if isinstance(answer, Retry):
+                policy = answer
+                break
+            if isinstance(answer, RetryLater):
+                return _within(policy, attempt, elapsed_s, answer, error)
+            return _with_reason(answer, str(error))
+    else:
+        if isinstance(error, Undecodable):
+            return Dead(reason=str(error))
+    delay_s = _delay_s(policy, attempt)
+    return _within(
+        policy, attempt, elapsed_s, RetryLater(delay_s * (1 + policy.jitter * jitter)), error
+    )
+
+
+def _with_reason(answer: Outcome, reason: str) -> Outcome:
+    """The same outcome, with the exception's text where a rule gives no reason."""
+    if isinstance(answer, Done | RetryLater) or answer.reason:
+        return answer
+    if isinstance(answer, Dead):
+        return Dead(reason=reason, lane=answer.lane)
+    return type(answer)(reason=reason)
+
+
+def _within(
+    policy: Retry, attempt: int, elapsed_s: float, later: RetryLater, error: BaseException
+) -> Outcome:
+    if attempt >= policy.attempts:
+        return Dead(reason=str(error))
+    if policy.elapsed_s_max is not None and elapsed_s + later.delay_s > policy.elapsed_s_max:
+        return Dead(reason=str(error))
+    return later
+
+
+def _delay_s(policy: Retry, attempt: int) -> float:
+    delayed = attempt - policy.immediate
+    if delayed < 1:
+        return 0.0
+    try:
+        return min(policy.delay_s_max, policy.delay_s * policy.factor ** (delayed - 1))
+    except OverflowError:  # a float ends at 1.8e308; the maximum is far below it
+        return policy.delay_s_max

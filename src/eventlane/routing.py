@@ -1,0 +1,135 @@
+"""From declarations to calls: for each topic and event type of a group, what is called and how."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from eventlane.errors import ConfigError, Undecodable
+from eventlane.handler import Context, Delivery, Middleware, compose
+from eventlane.message import EVENT_TYPE, decode_headers
+from eventlane.outcome import Outcome
+from eventlane.serde import Codec
+from eventlane.subscription import GroupPlan, Subscription
+
+__all__ = ["Route", "Routes", "routes_of"]
+
+
+class Route(NamedTuple):
+    """How the events of one type are handled in one group."""
+
+    call: Callable[[Any, Delivery], Awaitable[Outcome | None]]
+    """With the event and its context; the user's own function where nothing stands around it."""
+    decode: Callable[[bytes], Any]
+    subscription: Subscription
+    direct: bool
+    """Handled one by one."""
+
+
+class Routes(NamedTuple):
+    """What a group calls."""
+
+    group: str
+    by_type: Mapping[tuple[str, str], Route]
+    """By topic and name of the event type."""
+    batch: Mapping[str, Callable[..., Any]]
+    """Batch handlers by the name of their subscription: (events, contexts) -> awaitable."""
+
+    def find(self, topic: str, header_block: bytes) -> Route | None:
+        """What handles messages with such headers; None if nothing in this group does.
+
+        A message that does not say what it is belongs to the only type that the group handles on
+        its topic. Where there are several, its route fails: like all that cannot be decoded, it
+        becomes a dead letter with its bytes kept.
+        """
+        try:
+            name = decode_headers(header_block).get(EVENT_TYPE)
+        except msgspec.DecodeError as error:
+            return self._failing(f"expected a block of headers, got other bytes: {error}")
+        if name is not None:
+            return self.by_type.get((topic, name.decode("utf-8", "replace")))
+        known = [route for (place, _), route in self.by_type.items() if place == topic]
+        if len(known) == 1:
+            return known[0]
+        return self._failing(
+            f"expected a {EVENT_TYPE} header, got none, and group {self.group!r} handles "
+            f"{len(known)} types on topic {topic!r}. Mend the sender; replay this letter once the "
+            "group handles one type there."
+        )
+
+    def _failing(self, reason: str) -> Route:
+        async def fail(*_: Any) -> Outcome | None:
+            raise Undecodable(reason, stage="decode")
+
+        some = next(iter(self.by_type.values())).subscription
+        return Route(fail, bytes, some, direct=True)
+
+
+def routes_of(
+    plan: GroupPlan,
+    *,
+    codecs: Mapping[str, Codec],
+    format: str,
+    middleware: Sequence[Middleware],
+    threads: Executor,
+) -> Routes:
+    """Build what a group calls, once.
+
+    Raises:
+        ConfigError: A type cannot be decoded, or middleware is asked to wrap a batch handler.
+    """
+    by_type: dict[tuple[str, str], Route] = {}
+    batch: dict[str, Callable[..., Any]] = {}
+    for subscription in plan.subscriptions:
+        function = subscription.function
+        call = function if subscription.is_async else _on_threads(function, threads)
+        if subscription.batch is not None:
+            if middleware:
+                raise ConfigError(
+                    f"handler {subscription.name} takes batches, and the app has middleware: "
+                    "expected one or the other. Middleware wraps the handling of one event."
+                )
+            batch[subscription.name] = call
+        if middleware:
+            call = _wrapped(middleware, call)
+        for kind in subscription.event_types:
+            codec = codecs[kind.format or format]
+            by_type[subscription.topic or kind.topic.name, kind.name] = Route(
+                call, codec.decoder(kind.cls), subscription, subscription.batch is None
+            )
+    return Routes(plan.name, by_type, batch)
+
+
+def _wrapped(middleware: Sequence[Middleware], call: Callable[..., Any]) -> Callable[..., Any]:
+    handle = compose(middleware, lambda delivery: call(delivery.event, delivery))
+
+    def wrapped(event: Any, delivery: Delivery) -> Awaitable[Outcome | None]:
+        delivery.event = event
+        return handle(delivery)
+
+    return wrapped
+
+
+def _on_threads(function: Callable[..., Any], threads: Executor) -> Callable[..., Any]:
+    async def call(event: Any, context: Context[Any]) -> Any:
+        run = partial(copy_context().run, function, event, context)
+        running = asyncio.get_running_loop().run_in_executor(threads, run)
+        cancelled = False
+        while True:
+            try:
+                # A thread cannot be stopped, and a run ends only when its code has ended.
+                outcome = await asyncio.shield(running)
+            except asyncio.CancelledError:
+                if running.done():
+                    raise
+                cancelled = True
+            else:
+                if cancelled:
+                    raise asyncio.CancelledError
+                return outcome
+
+    return call

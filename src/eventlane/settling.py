@@ -1,0 +1,143 @@
+"""Writing down what became of deliveries: one settlement at a time, which takes all there is."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from eventlane.broker import Consumer
+from eventlane.clock import Clock, Timer, sleep
+from eventlane.config import Limits
+from eventlane.errors import Fenced, StorageError
+from eventlane.lanes import Lanes
+from eventlane.settlement import Settlement
+
+__all__ = ["Settler"]
+
+log = logging.getLogger("eventlane.settle")
+
+_TRY_AGAIN_S = (0.05, 2.0)
+
+
+class Settler:
+    """Settles for one group in this process, and keeps the time of its retries.
+
+    A settlement starts at once if a lane waits for it (a failed attempt, a park, a dead letter), if
+    something published hangs on it, or if `Limits.settle_events_max` outcomes have accumulated;
+    else after `Limits.settle_interval_s`. A settlement per few events could not feed several
+    groups: the file takes some thousand commits a second in all.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        consumer: Consumer,
+        partitions: Mapping[tuple[str, int], Lanes],
+        *,
+        clock: Clock,
+        limits: Limits,
+        lost: Callable[[str, int], None],
+        settled: Callable[[], None],
+    ) -> None:
+        """`lost` is told of partitions that another process owns; `settled` follows every write."""
+        self.timer: asyncio.TimerHandle | None = None
+        """Set while outcomes wait for their settlement."""
+        self.is_writing = False
+        self._group = group
+        self._consumer = consumer
+        self._partitions = partitions
+        self._clock = clock
+        self._limits = limits
+        self._lost = lost
+        self._settled = settled
+        self._loop = asyncio.get_running_loop()
+        self._now = asyncio.Event()
+        self._written = asyncio.Event()
+        self._due_timer: Timer | None = None
+        self._due_ms = 0
+
+    def note(self, lanes: Lanes) -> None:
+        """See to it that the outcomes of a partition are written, and its retries woken."""
+        if lanes.urgent or lanes.unsettled >= self._limits.settle_events_max:
+            self._now.set()
+        elif self.timer is None and lanes.unsettled:
+            self.timer = self._loop.call_later(self._limits.settle_interval_s, self._now.set)
+        due_ms = lanes.next_due_ms
+        if due_ms is not None and (self._due_timer is None or due_ms < self._due_ms):
+            if self._due_timer is not None:
+                self._due_timer.cancel()
+            self._due_ms = due_ms
+            delay_s = max(0, due_ms - self._clock.now_ms()) / 1000
+            self._due_timer = self._clock.call_later(delay_s, self._due)
+
+    async def catch_up(self) -> None:
+        """Wait while more outcomes than `Limits.settle_events_max` are not written."""
+        unsettled = sum(lanes.unsettled for lanes in self._partitions.values())
+        if unsettled >= self._limits.settle_events_max:
+            self._now.set()
+            if self.is_writing:
+                self._written.clear()
+                await self._written.wait()
+
+    async def run(self) -> None:
+        """Write settlements until cancelled."""
+        while True:
+            await self._now.wait()
+            await self._settle_once()
+
+    async def finish(self) -> None:
+        """Write what is left; to be called when nothing runs any more and `run` was cancelled."""
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        while any(lanes.urgent or lanes.unsettled for lanes in self._partitions.values()):
+            await self._settle_once()
+
+    async def _settle_once(self) -> None:
+        self._now.clear()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        collected = [
+            (lanes, settlement)
+            for lanes in self._partitions.values()
+            if (settlement := lanes.collect()) is not None
+        ]
+        self.is_writing = True
+        await self._write(collected)
+        self.is_writing = False
+        self._written.set()
+        for lanes, _ in collected:
+            lanes.wake(self._clock.now_ms())
+            self.note(lanes)
+        self._settled()
+
+    async def _write(self, collected: list[tuple[Lanes, Settlement]]) -> None:
+        """Write until it is written; what another process owns by now is dropped."""
+        delay_s, delay_s_max = _TRY_AGAIN_S
+        while collected:
+            try:
+                await self._consumer.settle([settlement for _, settlement in collected])
+            except Fenced as error:
+                for topic, partition in error.partitions:
+                    self._lost(topic, partition)
+                collected[:] = [
+                    (lanes, settlement)
+                    for lanes, settlement in collected
+                    if (lanes.origin.topic, lanes.origin.partition) not in error.partitions
+                ]
+            except StorageError as error:
+                # Outcomes wait in memory: nothing is lost, and no lane goes on that must not.
+                log.warning("group %s cannot settle, trying again: %s", self._group, error)
+                await sleep(delay_s)
+                delay_s = min(delay_s * 2, delay_s_max)
+            else:
+                for lanes, _ in collected:
+                    lanes.committed()
+                return
+
+    def _due(self) -> None:
+        self._due_timer = None
+        now_ms = self._clock.now_ms()
+        for lanes in self._partitions.values():
+            lanes.wake(now_ms)
+            self.note(lanes)
+        self._settled()

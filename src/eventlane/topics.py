@@ -1,0 +1,61 @@
+"""The topics of an app: declared by its event types, created when first needed."""
+
+import dataclasses
+from typing import Any
+
+from eventlane.broker import Broker
+from eventlane.errors import ConfigError
+from eventlane.event import EventType, event_type
+from eventlane.topic import Topic
+
+__all__ = ["Topics"]
+
+
+class Topics:
+    """What an app knows of topics. One per app."""
+
+    def __init__(self, *, partitions: int | None, create: bool) -> None:
+        """`partitions` is for topics that do not say; `create=False` only accepts existing ones."""
+        self._partitions = partitions
+        self._create = create
+        self._declared: dict[str, tuple[Topic, str]] = {}
+        self.ready: set[str] = set()
+        """Names of topics that are known to exist."""
+
+    def declare(self, topic: Topic, declared_at: str) -> None:
+        """Take in the settings that an event type declares for its topic.
+
+        Raises:
+            ConfigError: Another type declares other settings; both places are named.
+        """
+        before, where = self._declared.setdefault(topic.name, (topic, declared_at))
+        bare = Topic(topic.name)
+        if before == bare:
+            self._declared[topic.name] = (topic, declared_at)
+        elif topic not in (bare, before):
+            raise ConfigError(
+                f"topic {topic.name!r} has two settings: {before} ({where}) and {topic} "
+                f"({declared_at}). State them once, and give only the name elsewhere."
+            )
+
+    async def ensure(self, broker: Broker, name: str, cls: type) -> None:
+        """See to it that a topic exists, with the settings that the event type declares.
+
+        Raises:
+            ConfigError: It exists with another number of partitions.
+            NotFound: It does not exist, and the app does not create topics.
+            StorageError: It could not be created.
+        """
+        if name in self.ready:
+            return
+        kind: EventType[Any] = event_type(cls)
+        if kind.topic.name == name:
+            self.declare(kind.topic, kind.declared_at)
+        topic = self._declared[name][0] if name in self._declared else Topic(name)
+        if topic.partitions is None and self._partitions is not None:
+            topic = dataclasses.replace(topic, partitions=self._partitions)
+        if self._create:
+            await broker.ensure_topic(topic)
+        else:
+            await broker.ends(name)
+        self.ready.add(name)
