@@ -26,7 +26,7 @@ from eventlane.brokers import connect
 from eventlane.clock import Clock, SystemClock, VirtualClock
 from eventlane.config import Limits, checked_options
 from eventlane.dispatch import Dispatcher
-from eventlane.errors import ConfigError, NotIdle, Refused, Unavailable
+from eventlane.errors import ConfigError, HandlerStuck, NotIdle, Refused, Unavailable
 from eventlane.event import Key, event_type
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.handler import Middleware
@@ -134,6 +134,7 @@ class App:
             clock=self._clock,
             bytes_max=self._limits.event_bytes_max,
         )
+        self._decoders: dict[type, Callable[[bytes], Any]] = {}
         self._broker: Broker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
@@ -410,7 +411,8 @@ class App:
         """Connect if need be, and handle until SIGTERM or SIGINT; then drain and return.
 
         A second signal ends the process at once; nothing is lost, for what was not settled is
-        handled again. `asyncio.run(app.run())` is a main program.
+        handled again. So does a handler that does not end (exit code 1): another process can take
+        over only then. `asyncio.run(app.run())` is a main program.
 
         Raises:
             EventlaneError: See `handling`.
@@ -429,8 +431,14 @@ class App:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, asked_to_stop, number)
                 stack.callback(loop.remove_signal_handler, number)
-            async with self.handling():
-                await stop.wait()
+            try:
+                async with self.handling():
+                    await stop.wait()
+            except HandlerStuck as error:
+                # An orderly end would wait for the stuck thread for ever.
+                log.critical("%s: exiting: %s", self.name, error)
+                logging.shutdown()
+                os._exit(1)
 
     async def run_until_idle(self, timeout_s: float | None = None) -> None:
         """Handle until nothing more happens by itself, then drain.
@@ -554,9 +562,13 @@ class App:
         Raises:
             Undecodable: The bytes are not an event of that type.
         """
-        kind = event_type(cls)
-        codec = self._codecs[kind.format or self._options["format"]]
-        return codec.decoder(cls)(message.value or b"null")
+        decode = self._decoders.get(cls)
+        if decode is None:
+            kind = event_type(cls)
+            codec = self._codecs[kind.format or self._options["format"]]
+            decode = self._decoders[cls] = codec.decoder(cls)
+        event: A = decode(message.value or b"null")
+        return event
 
     # --- look after what failed -------------------------------------------------------------
 

@@ -25,11 +25,11 @@ from eventlane.clock import Clock, monotonic, sleep, yield_to_loop
 from eventlane.conclude import Concluder
 from eventlane.config import Limits
 from eventlane.deadletter import HandlerTimeout
-from eventlane.errors import EventlaneError, Undecodable
+from eventlane.errors import HandlerStuck, Undecodable
 from eventlane.handler import Context, Delivery, Origin, Serialise
 from eventlane.lanes import Lanes
 from eventlane.outcome import DONE
-from eventlane.routing import Route, Routes
+from eventlane.routing import NO_ROUTE, Route, Routes
 from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
 from eventlane.settling import Settler
 from eventlane.subscription import GroupPlan, Subscription
@@ -38,8 +38,8 @@ __all__ = ["Dispatcher"]
 
 log = logging.getLogger("eventlane.dispatch")
 
-_EVENTS_PER_TURN = 256
-"""A worker lets the event loop turn after so many events, however fast the handler is."""
+_TURN_S = 0.002
+"""A worker whose handlers never wait lets the event loop turn after so long."""
 _SWEEP_S_MAX = 1.0
 """How often, at least, it is looked after timed-out handlers and said that the process lives."""
 _ROUTES_MAX = 1024
@@ -165,7 +165,7 @@ class Dispatcher:
                 )
                 _, alive = await asyncio.wait(late, timeout=self._limits.drain_s)
                 if alive:
-                    raise EventlaneError(
+                    raise HandlerStuck(
                         f"group {self.plan.name!r}: {len(alive)} handlers ignore cancellation or "
                         "run in threads that do not end. Their partitions stay owned until this "
                         "process exits: exit it."
@@ -354,18 +354,19 @@ class Dispatcher:
             self._feeding = False
         return fed
 
-    def _find_route(self, delivery: Delivery) -> Route | None:
-        """What handles events with such headers, from now on without looking again."""
-        known: dict[bytes, Route | None] = delivery.origin.routes
-        if len(known) >= _ROUTES_MAX:
-            known.clear()
-        block = delivery.record.headers
-        route = known[block] = self._routes.find(delivery.origin.topic, block)
+    def _route(self, origin: Origin, header_block: bytes) -> Route:
+        """What handles events with such headers; found once per header block."""
+        known: dict[bytes, Route] = origin.routes
+        route = known.get(header_block)
+        if route is None:
+            if len(known) >= _ROUTES_MAX:
+                known.clear()
+            route = known[header_block] = self._routes.find(origin.topic, header_block)
         return route
 
     def _handler_of(self, topic: str, header_block: bytes) -> str:
-        route = self._routes.find(topic, header_block)
-        return "" if route is None else route.subscription.name
+        subscription = self._routes.find(topic, header_block).subscription
+        return "" if subscription is None else subscription.name
 
     # --- workers ----------------------------------------------------------------------------
 
@@ -373,9 +374,11 @@ class Dispatcher:
     # hot loop about 60 ns of some 900 for an event (benchmarks, consume_async).
     async def _work(self, worker: _Worker) -> None:  # noqa: C901, PLR0915
         """Handle deliveries, one after the other, until there is nothing to do for ever."""
-        ring, settler = self._ring, self._settler
-        clean = copy_context()
-        handled = 0
+        ring, settler, clean = self._ring, self._settler, copy_context()
+        origin: Origin | None = None
+        block, route = b"", NO_ROUTE
+        lanes: Any = None
+        turn_ends = 0.0
         while True:
             delivery = (ring[0].take() or self._take_elsewhere()) if ring else None
             if delivery is None:
@@ -389,66 +392,78 @@ class Dispatcher:
                     return self._retire(worker)
                 continue
 
-            handled += 1
-            if handled % _EVENTS_PER_TURN == 0:
-                await yield_to_loop()
-                await settler.catch_up()
-            origin = delivery.origin
-            lanes: Lanes = origin.lanes
-            value = delivery.record.value
-            try:
-                route = origin.routes[delivery.record.headers]
-            except KeyError:
-                route = self._find_route(delivery)
-            if route is None or (value is None and not route.subscription.takes_tombstones):
-                lanes.skip(delivery)
-                self._note(lanes)
-                continue
-            if not route.direct:
-                self._put_into_list(route, delivery)
+            record = delivery.record
+            if record.headers != block or delivery.origin is not origin:
+                origin, block = delivery.origin, record.headers
+                lanes = origin.lanes
+                route = self._route(origin, block)
+            value = record.value
+            if (value is None or not route.direct) and not self._goes_on(route, delivery):
                 continue
 
-            subscription = route.subscription
             worker.handling = delivery
             if not self._growing:
                 self._growing = True
                 self._loop.call_soon(self._grow)
             started = monotonic()
-            if subscription.timeout_s:
-                worker.subscription = subscription
-                worker.deadline = started + subscription.timeout_s
+            if started > turn_ends:
+                await yield_to_loop()
+                await settler.catch_up()
+                turn_ends = monotonic() + _TURN_S
+            if route.timeout_s:
+                worker.subscription = route.subscription
+                worker.deadline = started + route.timeout_s
             try:
                 event = None if value is None else route.decode(value)
                 outcome = await route.call(event, delivery)
-            except asyncio.CancelledError:
-                error = self._cancelled(worker)
-                if error is not None:
-                    self._failed(delivery, subscription, error, started)
-                elif self._stopping:
+            except asyncio.CancelledError as error:
+                if self._stopping:
                     raise
+                self._failed(delivery, route.subscription, self._cancelled(worker, error), started)
             except Exception as error:
-                self._failed(delivery, subscription, error, started)
+                self._failed(delivery, route.subscription, error, started)
             else:
                 if outcome is None:
                     lanes.done(delivery)
                 else:
-                    self._returned(delivery, subscription, outcome, started)
+                    self._returned(delivery, route.subscription, outcome, started)
             worker.handling = None
-            if subscription.timeout_s:
-                worker.deadline = 0.0
+            worker.deadline = 0.0
             if settler.timer is None or lanes.urgent:
                 self._note(lanes)
             if copy_context() != clean:
                 return self._retire(worker)
 
-    def _cancelled(self, worker: _Worker) -> HandlerTimeout | None:
-        """Why a worker was cancelled: a time-out is the handler's failure, all else is not."""
-        assert worker.task is not None
-        worker.task.uncancel()
+    def _goes_on(self, route: Route, delivery: Delivery) -> bool:
+        """What is not handled one by one with an event: whether it is handled at once after all."""
+        subscription = route.subscription
+        if subscription is None or (
+            delivery.record.value is None and not subscription.takes_tombstones
+        ):
+            delivery.origin.lanes.skip(delivery)
+            self._note(delivery.origin.lanes)
+            return False
+        if route.direct:
+            return True
+        started = monotonic()
+        try:
+            if delivery.record.value is not None:
+                delivery.event = route.decode(delivery.record.value)
+        except Undecodable as error:
+            self._failed(delivery, subscription, error, started)
+            self._note(delivery.origin.lanes)
+        else:
+            self._lists.add(subscription, delivery)
+        return False
+
+    def _cancelled(self, worker: _Worker, error: BaseException) -> BaseException:
+        """Why a handler was cancelled: it timed out, or something in it cancelled itself."""
         if not worker.timed_out:
-            return None
+            return error
         worker.timed_out = False
+        assert worker.task is not None
         assert worker.subscription is not None
+        worker.task.uncancel()
         return HandlerTimeout(
             f"the handler did not return within timeout_s={worker.subscription.timeout_s}"
         )
@@ -460,6 +475,9 @@ class Dispatcher:
 
     async def _wait_for_work(self, worker: _Worker) -> bool:
         """Sleep until woken; False if the worker is to end."""
+        for lanes in self._partitions.values():
+            if lanes.urgent:  # taking parks what waits behind a dead letter, and no run notes it
+                self._settler.note(lanes)
         self._moved()
         if self._stopping:
             self._workers.discard(worker)
@@ -511,33 +529,32 @@ class Dispatcher:
     # --- what became of it ------------------------------------------------------------------
 
     def _failed(
-        self, delivery: Delivery, subscription: Subscription, error: BaseException, started: float
+        self,
+        delivery: Delivery,
+        subscription: Subscription | None,
+        error: BaseException,
+        started: float,
     ) -> None:
+        assert subscription is not None, "only what has a handler runs"
         duration_s = monotonic() - started
         reason = self._concluder.failed(delivery, subscription, error, duration_s)
         if reason is not None:
             self._pause(reason)
 
     def _returned(
-        self, delivery: Delivery, subscription: Subscription, outcome: object, started: float
+        self,
+        delivery: Delivery,
+        subscription: Subscription | None,
+        outcome: object,
+        started: float,
     ) -> None:
+        assert subscription is not None, "only what has a handler runs"
         duration_s = monotonic() - started
         reason = self._concluder.returned(delivery, subscription, outcome, duration_s)
         if reason is not None:
             self._pause(reason)
 
     # --- batch handlers ---------------------------------------------------------------------
-
-    def _put_into_list(self, route: Route, delivery: Delivery) -> None:
-        started = monotonic()
-        try:
-            if delivery.record.value is not None:
-                delivery.event = route.decode(delivery.record.value)
-        except Undecodable as error:
-            self._failed(delivery, route.subscription, error, started)
-            self._note(delivery.origin.lanes)
-        else:
-            self._lists.add(route.subscription, delivery)
 
     async def _run_list(
         self, worker: _Worker, subscription: Subscription, deliveries: list[Delivery]
@@ -555,11 +572,10 @@ class Dispatcher:
             outcomes: Any = await self._routes.batch[subscription.name](
                 [each.event for each in deliveries], deliveries
             )
-        except asyncio.CancelledError:
-            error = self._cancelled(worker)
-            if error is None:
+        except asyncio.CancelledError as error:
+            if self._stopping:
                 raise
-            self._list_failed(deliveries, subscription, error, started)
+            self._list_failed(deliveries, subscription, self._cancelled(worker, error), started)
         except Exception as error:
             self._list_failed(deliveries, subscription, error, started)
         else:
@@ -622,7 +638,7 @@ class Dispatcher:
         assert worker.task is not None
         if now > worker.deadline + self._limits.stuck_s and not self._failure.done():
             self._failure.set_exception(
-                EventlaneError(
+                HandlerStuck(
                     f"handler {subscription.name} still runs {self._limits.stuck_s} s after its "
                     f"timeout_s={subscription.timeout_s}. Its lane stays closed until this process "
                     "exits: exit it, and mend the handler."

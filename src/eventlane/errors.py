@@ -14,6 +14,7 @@ EventlaneError
 ├── Conflict               somebody else changed it first
 ├── NotFound               there is no such topic, group or dead letter
 ├── Refused                it exists, but its state does not allow this
+├── HandlerStuck           a handler does not end; only the end of the process ends it
 └── NotIdle                `run_until_idle` ran out of time; it says what still moves
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "EventRefused",
     "EventlaneError",
     "Fenced",
+    "HandlerStuck",
     "NotFound",
     "NotIdle",
     "NotSerialisable",
@@ -110,6 +112,13 @@ class NotFound(EventlaneError):
 
 class Refused(EventlaneError):
     """It exists, but its present state does not allow this."""
+
+
+class HandlerStuck(EventlaneError):
+    """A handler ignores its cancellation, or runs in a thread that does not end.
+
+    Its lane stays closed and its partition owned until the process exits. `App.run` exits it.
+    """
 
 
 class NotIdle(EventlaneError):

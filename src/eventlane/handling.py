@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from eventlane.background import cancelling_group
-from eventlane.broker import Broker
+from eventlane.broker import Broker, Consumer
 from eventlane.clock import Clock
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
@@ -39,44 +39,33 @@ async def handling(
 ) -> AsyncGenerator[list[Dispatcher]]:
     """Handle the events of all groups until the body ends, then drain. See `App.handling`."""
     async with contextlib.AsyncExitStack() as stack:
-        threads = stack.enter_context(
-            ThreadPoolExecutor(
-                max_workers=sum(plan.concurrency for plan in plans),
-                thread_name_prefix="eventlane-handler",
-            )
+        threads = ThreadPoolExecutor(
+            max_workers=sum(plan.concurrency for plan in plans),
+            thread_name_prefix="eventlane-handler",
         )
+        # Not waited for: a thread that is left by then is stuck, and the dispatcher has said so.
+        stack.callback(threads.shutdown, wait=False)
         routes = [
             routes_of(plan, codecs=codecs, format=format, middleware=middleware, threads=threads)
             for plan in plans
         ]
         state = await stack.enter_async_context(lifespan())
-        dispatchers: list[Dispatcher] = []
-        for plan, called in zip(plans, routes, strict=True):
-            group = GroupSpec(
-                name=plan.name,
-                topics=plan.topics,
-                start=plan.start,
-                ordering=plan.ordering,
-                on_dead=plan.on_dead,
+        consumers = await _join_all(broker, plans, app)
+        dispatchers = [
+            Dispatcher(
+                plan,
+                consumer,
+                routes=called,
                 app=app,
-                host=os.uname().nodename,
+                app_version=app_version,
+                state=state,
+                serialise=serialise,
+                clock=clock,
+                limits=limits,
+                moved=moved,
             )
-            consumer = await broker.join(group)
-            stack.push_async_callback(consumer.leave)
-            dispatchers.append(
-                Dispatcher(
-                    plan,
-                    consumer,
-                    routes=called,
-                    app=app,
-                    app_version=app_version,
-                    state=state,
-                    serialise=serialise,
-                    clock=clock,
-                    limits=limits,
-                    moved=moved,
-                )
-            )
+            for plan, consumer, called in zip(plans, consumers, routes, strict=True)
+        ]
         async with cancelling_group() as tasks:
             running = [
                 tasks.create_task(each.run(), name=f"eventlane {each.plan.name}")
@@ -87,3 +76,24 @@ async def handling(
             finally:
                 for task in running:
                     task.cancel()
+
+
+async def _join_all(broker: Broker, plans: Sequence[GroupPlan], app: str) -> list[Consumer]:
+    """Join all groups or none."""
+    async with contextlib.AsyncExitStack() as joined:
+        consumers: list[Consumer] = []
+        for plan in plans:
+            group = GroupSpec(
+                name=plan.name,
+                topics=plan.topics,
+                start=plan.start,
+                ordering=plan.ordering,
+                on_dead=plan.on_dead,
+                app=app,
+                host=os.uname().nodename,
+            )
+            consumer = await broker.join(group)
+            joined.push_async_callback(consumer.leave)
+            consumers.append(consumer)
+        joined.pop_all()
+        return consumers

@@ -252,7 +252,9 @@ class Lanes:
         """Let retries that are due by `now_ms` run."""
         self.now_ms = now_ms
         while self._due and self._due[0][0] <= now_ms:
-            self._advance(heappop(self._due)[2])
+            lane = heappop(self._due)[2]
+            if self.closed.get(lane.key) is lane:
+                self._advance(lane)
 
     def supply(self, lane: Lane, rows: Iterable[tuple[int, Record]]) -> None:
         """Take in parked events of a lane out of `to_load`, in order."""
@@ -287,7 +289,8 @@ class Lanes:
         """Let what was put back run again."""
         lanes, self._put_back = self._put_back, []
         for lane in lanes:
-            self._advance(lane)
+            if self.closed.get(lane.key) is lane:
+                self._advance(lane)
 
     # --- what became of a run ---------------------------------------------------------------
 

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
 from eventlane.broker import Broker
+from eventlane.clock import yield_to_loop
 from eventlane.message import Message
 
 __all__ = ["read"]
 
-_MESSAGES_PER_FETCH = 1000
+_MESSAGES_PER_FETCH = 200
 
 
 async def read(
@@ -35,6 +36,8 @@ async def read(
             if not follow and offset >= stops[topic, partition]:
                 del places[topic, partition]
                 continue
+            # Reading a file does not wait, so it would keep all else in the event loop waiting.
+            await yield_to_loop()
             batch = await broker.fetch(topic, partition, offset, _MESSAGES_PER_FETCH)
             types = wanted[topic]
             for at, record in zip(batch.offsets, batch.records, strict=True):

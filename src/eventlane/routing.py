@@ -16,18 +16,28 @@ from eventlane.outcome import Outcome
 from eventlane.serde import Codec
 from eventlane.subscription import GroupPlan, Subscription
 
-__all__ = ["Route", "Routes", "routes_of"]
+__all__ = ["NO_ROUTE", "Route", "Routes", "routes_of"]
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True):
     """How the events of one type are handled in one group."""
 
     call: Callable[[Any, Delivery], Awaitable[Outcome | None]]
     """With the event and its context; the user's own function where nothing stands around it."""
     decode: Callable[[bytes], Any]
-    subscription: Subscription
+    subscription: Subscription | None
+    """None: such events are skipped."""
     direct: bool
     """Handled one by one."""
+    timeout_s: float
+    """0 for none."""
+
+
+async def _not_called(*_: Any) -> None:
+    raise AssertionError("an event that is to be skipped was handled")
+
+
+NO_ROUTE = Route(_not_called, bytes, None, direct=False, timeout_s=0.0)
 
 
 class Routes(NamedTuple):
@@ -39,8 +49,8 @@ class Routes(NamedTuple):
     batch: Mapping[str, Callable[..., Any]]
     """Batch handlers by the name of their subscription: (events, contexts) -> awaitable."""
 
-    def find(self, topic: str, header_block: bytes) -> Route | None:
-        """What handles messages with such headers; None if nothing in this group does.
+    def find(self, topic: str, header_block: bytes) -> Route:
+        """What handles messages with such headers; `NO_ROUTE` if nothing in this group does.
 
         A message that does not say what it is belongs to the only type that the group handles on
         its topic. Where there are several, its route fails: like all that cannot be decoded, it
@@ -51,7 +61,7 @@ class Routes(NamedTuple):
         except msgspec.DecodeError as error:
             return self._failing(f"expected a block of headers, got other bytes: {error}")
         if name is not None:
-            return self.by_type.get((topic, name.decode("utf-8", "replace")))
+            return self.by_type.get((topic, name.decode("utf-8", "replace")), NO_ROUTE)
         known = [route for (place, _), route in self.by_type.items() if place == topic]
         if len(known) == 1:
             return known[0]
@@ -66,7 +76,7 @@ class Routes(NamedTuple):
             raise Undecodable(reason, stage="decode")
 
         some = next(iter(self.by_type.values())).subscription
-        return Route(fail, bytes, some, direct=True)
+        return Route(fail, bytes, some, direct=True, timeout_s=0.0)
 
 
 def routes_of(
@@ -99,7 +109,11 @@ def routes_of(
         for kind in subscription.event_types:
             codec = codecs[kind.format or format]
             by_type[subscription.topic or kind.topic.name, kind.name] = Route(
-                call, codec.decoder(kind.cls), subscription, subscription.batch is None
+                call,
+                codec.decoder(kind.cls),
+                subscription,
+                direct=subscription.batch is None,
+                timeout_s=subscription.timeout_s or 0.0,
             )
     return Routes(plan.name, by_type, batch)
 

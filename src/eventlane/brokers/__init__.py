@@ -1,0 +1,91 @@
+"""Brokers, by URL. A backend's module is imported when its URL is used, and not before."""
+
+import re
+from urllib.parse import parse_qsl
+
+from eventlane.broker import Broker
+from eventlane.clock import Clock, SystemClock
+from eventlane.config import Limits, did_you_mean
+from eventlane.errors import ConfigError
+
+__all__ = ["connect", "redacted"]
+
+_NETWORKED = ("kafka", "rabbitmq-stream")
+_SECRET_OPTION = re.compile(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+async def connect(
+    url: str,
+    *,
+    limits: Limits | None = None,
+    clock: Clock | None = None,
+    durability: str | None = None,
+) -> Broker:
+    """Open the broker that a URL names: `embedded:DIR` or `embedded::memory:`.
+
+    Args:
+        url: `embedded:DIR` keeps its file in the directory `DIR` (relative to the working
+            directory), which is made if it does not exist. `embedded::memory:` keeps it in a
+            private temporary directory until the broker is closed.
+        limits: bounds; `Limits()` by default.
+        clock: gives the wall time that is stored.
+        durability: what an acknowledged publish must have survived: `fsync` or `os`; by default
+            the strongest that this broker offers.
+
+    Raises:
+        ConfigError: the URL or the durability is not one that this version serves.
+        StorageError: the directory or the file cannot be used.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not colon or scheme not in ("embedded", *_NETWORKED):
+        raise ConfigError(
+            f"broker URL: expected embedded:DIR or embedded::memory:, got {redacted(url)!r}. "
+            f"{did_you_mean(scheme, ('embedded', *_NETWORKED))}"
+        )
+    if scheme in _NETWORKED:
+        raise ConfigError(
+            f"broker URL: expected embedded:DIR or embedded::memory:, got {redacted(url)!r}. "
+            f"{scheme} is not in this version."
+        )
+    path, _, query = rest.partition("?")
+    _refuse_options(query)
+    if path.startswith("//"):
+        raise ConfigError(
+            f"broker URL: expected embedded:DIR, got {url!r}. The directory follows the colon "
+            f"without slashes of its own: embedded:{path.lstrip('/') or './data'}, or "
+            f"embedded:/{path.lstrip('/')} for a path from the root."
+        )
+    if not path:
+        raise ConfigError(
+            f"broker URL: expected a directory after the colon, got {url!r}; "
+            "for example embedded:./data"
+        )
+
+    # Here, so that a networked broker's libraries are needed by those who use it only.
+    from eventlane.brokers.embedded import open_broker  # noqa: PLC0415 - lazy, as above
+
+    return await open_broker(
+        None if path == ":memory:" else path,
+        limits=limits or Limits(),
+        clock=clock or SystemClock(),
+        durability=durability,
+    )
+
+
+def redacted(url: str) -> str:
+    """The URL as it may be shown: without passwords."""
+    head, at, tail = url.rpartition("@")
+    if at:
+        scheme, slashes, authority = head.partition("://")
+        # Each host of a list may carry its own user.
+        user = authority.partition(":")[0] if slashes else head.partition(":")[0]
+        url = f"{scheme}{slashes}{user}:***@{tail}" if slashes else f"{user}:***@{tail}"
+    return _SECRET_OPTION.sub(r"\1***", url)
+
+
+def _refuse_options(query: str) -> None:
+    for option, _ in parse_qsl(query, keep_blank_values=True):
+        raise ConfigError(
+            f"broker URL: expected no options after the directory, got {option!r}. "
+            "What can be set is an argument: durability, or a field of Limits."
+        )

@@ -1,0 +1,259 @@
+"""The embedded broker: one directory, no server."""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from eventlane.account import Status
+from eventlane.broker import Consumer
+from eventlane.brokers.embedded import operators
+from eventlane.brokers.embedded.consumer import EmbeddedConsumer
+from eventlane.brokers.embedded.file import File, Synchronous
+from eventlane.brokers.embedded.log import LogReader, LogTopic, ensure_topic
+from eventlane.brokers.embedded.members import Members
+from eventlane.brokers.embedded.operators import By
+from eventlane.brokers.embedded.retention import trim
+from eventlane.brokers.embedded.status import read_status
+from eventlane.brokers.embedded.watch import Watch
+from eventlane.brokers.embedded.writer import Writer
+from eventlane.clock import Clock
+from eventlane.config import Limits
+from eventlane.errors import ConfigError, NotFound, StorageError
+from eventlane.failure import DeadLetter, LetterState
+from eventlane.message import Position, Record
+from eventlane.settlement import Batch, GroupSpec
+from eventlane.topic import Topic
+
+__all__ = ["EmbeddedBroker", "open_broker"]
+
+_log = logging.getLogger("eventlane.embedded")
+
+_RETENTION_INTERVAL_S = 60.0
+
+
+async def open_broker(
+    path: str | None, *, limits: Limits, clock: Clock, durability: str | None
+) -> "EmbeddedBroker":
+    """Open the broker of a directory; None is a private one that goes with the broker.
+
+    Raises:
+        ConfigError: The durability is none that it offers.
+        StorageError: The directory or the file cannot be used.
+    """
+    offered = ("fsync", "os") if path is not None else ("os",)
+    if durability not in (None, *offered):
+        raise ConfigError(
+            f"embedded broker: expected durability {' or '.join(map(repr, offered))}, got "
+            f"{durability!r}. Leave it out for the strongest, {offered[0]!r}."
+        )
+    return EmbeddedBroker(path, durability or offered[0], limits, clock)
+
+
+class EmbeddedBroker:
+    """See `broker.Broker`. Used by the event loop in which it was opened, and by no other."""
+
+    def __init__(self, path: str | None, durability: str, limits: Limits, clock: Clock) -> None:
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if path is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="eventlane-")
+            self.url = "embedded::memory:"
+            directory = Path(self._temporary.name)
+            synchronous: Synchronous = "OFF"
+        else:
+            self.url = f"embedded:{path}"
+            directory = Path(path).absolute()
+            synchronous = "FULL" if durability == "fsync" else "NORMAL"
+        self.durability = durability
+        self._limits = limits
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._file = File(directory, synchronous, limits.lease_s)
+        self._reading = self._file.connect(reads_only=True)
+        self._log = LogReader(self._reading, str(self._file.path))
+        self._members = Members(directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max)
+        self._watch = Watch(self._file, self._log)
+        self._writer = Writer(self._file, limits, self._watch.committed)
+        self._topics: dict[str, LogTopic] = {}
+        self._consumers: list[EmbeddedConsumer] = []
+        self._closing: asyncio.Task[None] | None = None
+        self._retention = self._loop.call_later(_RETENTION_INTERVAL_S, self._retain)
+        self._retaining: asyncio.Task[None] | None = None
+
+    # --- the log ----------------------------------------------------------------------------
+
+    async def ensure_topic(self, topic: Topic) -> int:
+        """See `Broker.ensure_topic`."""
+        return await self._writer.change(
+            lambda transaction: ensure_topic(transaction.connection, topic)
+        )
+
+    def publish(self, topic: str, record: Record) -> "asyncio.Future[Position]":
+        """See `Broker.publish`. What is refused is raised by the call itself.
+
+        Raises:
+            PublishTimeout: The queue had no room in time; nothing was written.
+        """
+        log_topic = self._topics.get(topic) or self._topic_named(topic)
+        return self._writer.publish(log_topic, record)
+
+    async def append(self, appends: Sequence[tuple[str, Sequence[Record]]]) -> None:
+        """See `Broker.append`: all or nothing.
+
+        Raises:
+            PublishTimeout: The queue had no room in time; nothing was written.
+        """
+        await self._writer.append([(self._topic_named(name), records) for name, records in appends])
+
+    async def ends(self, topic: str) -> Sequence[tuple[int, int]]:
+        """See `Broker.ends`.
+
+        Raises:
+            NotFound: There is no such topic.
+        """
+        with self._file.reading():
+            return self._log.ends(self._topic_named(topic))
+
+    async def fetch(self, topic: str, partition: int, offset: int, count_max: int) -> Batch:
+        """See `Broker.fetch`."""
+        with self._file.reading():
+            return self._log.fetch(topic, partition, offset, count_max)
+
+    async def wait_for_append(self, topic: str) -> None:
+        """See `Broker.wait_for_append`.
+
+        Raises:
+            Unavailable: The broker is closed.
+            StorageError: The file cannot be read.
+        """
+        await self._watch.wait_for_append(topic)
+
+    async def run_retention(self, now_ms: int) -> None:
+        """Remove what is too old or too much by now; the broker does it by itself every minute."""
+        while await self._writer.change(lambda transaction: trim(transaction, now_ms)):
+            pass
+
+    # --- groups -----------------------------------------------------------------------------
+
+    async def join(self, group: GroupSpec) -> Consumer:
+        """See `Broker.join`."""
+        topics = [self._topic_named(name) for name in group.topics]
+        member = self._members.join(group=group.name, host=group.host, app=group.app)
+        consumer = EmbeddedConsumer(
+            group,
+            member,
+            file=self._file,
+            log=self._log,
+            writer=self._writer,
+            watch=self._watch,
+            members=self._members,
+            clock=self._clock,
+            topic_named=self._topic_named,
+        )
+        try:
+            await consumer.join(topics)
+        except BaseException:
+            self._members.leave(member)
+            raise
+        self._consumers.append(consumer)
+        return consumer
+
+    # --- operators and queries --------------------------------------------------------------
+
+    async def replay(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+        """See `Operators.replay`.
+
+        Raises:
+            Refused: Also where an earlier letter keeps the lane closed and is not among them.
+        """
+        by = By(actor, reason, self._clock.now_ms())
+        return await self._writer.change(lambda change: operators.replay(change, ids, by))
+
+    async def archive(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+        """See `Operators.archive`."""
+        by = By(actor, reason, self._clock.now_ms())
+        return await self._writer.change(lambda change: operators.archive(change, ids, by))
+
+    async def pause(self, group: str, *, actor: str, reason: str) -> None:
+        """See `Operators.pause`."""
+        by = By(actor, reason, self._clock.now_ms())
+        await self._writer.change(lambda change: operators.pause_group(change, group, by))
+
+    async def resume(self, group: str, *, actor: str) -> None:
+        """See `Operators.resume`."""
+        by = By(actor, "", self._clock.now_ms())
+        await self._writer.change(lambda change: operators.resume_group(change, group, by))
+
+    async def status(self) -> Status:
+        """See `Queries.status`."""
+        with self._file.reading():
+            return read_status(self._reading, self._members.alive(), self._clock.now_ms())
+
+    async def dead_letters(
+        self,
+        *,
+        group: str | None = None,
+        state: LetterState | None = "open",
+        ids: Sequence[UUID] | None = None,
+        limit: int = 1000,
+        after: UUID | None = None,
+    ) -> Sequence[DeadLetter]:
+        """See `Queries.dead_letters`."""
+        with self._file.reading():
+            return operators.dead_letters(
+                self._reading, group=group, state=state, ids=ids, limit=limit, after=after
+            )
+
+    async def operation(self, id: int) -> dict[UUID, LetterState]:
+        """See `Queries.operation`."""
+        with self._file.reading():
+            return operators.letters_of_operation(self._reading, id)
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """See `Broker.aclose`."""
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._retention.cancel()
+        if self._retaining is not None:
+            await asyncio.wait((self._retaining,))
+        try:
+            for consumer in self._consumers:
+                await consumer.leave()
+        finally:
+            await self._writer.aclose()
+            self._watch.close()
+            self._members.close()
+            self._reading.close()
+            self._file.close()
+            if self._temporary is not None:
+                self._temporary.cleanup()
+
+    # --- within -----------------------------------------------------------------------------
+
+    def _topic_named(self, name: str) -> LogTopic:
+        """A topic that exists; its number of partitions never changes, so it is read once."""
+        topic = self._topics.get(name)
+        if topic is None:
+            with self._file.reading():
+                topic = self._log.topic(name)
+                if topic is None:
+                    raise NotFound(f"topic {name!r}: there is none. {self._log.nearest(name)}")
+            self._topics[name] = topic
+        return topic
+
+    def _retain(self) -> None:
+        self._retaining = self._loop.create_task(self._try_retention())
+        self._retention = self._loop.call_later(_RETENTION_INTERVAL_S, self._retain)
+
+    async def _try_retention(self) -> None:
+        try:
+            await self.run_retention(self._clock.now_ms())
+        except StorageError:
+            _log.exception("%s: retention failed; it is tried again in a minute", self.url)

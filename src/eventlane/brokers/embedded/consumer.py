@@ -1,0 +1,243 @@
+"""A consumer: one process's membership in a group, on the side of the event loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from eventlane.brokers.embedded import failures, groups
+from eventlane.brokers.embedded.file import File
+from eventlane.brokers.embedded.log import LogReader, LogTopic
+from eventlane.brokers.embedded.members import Member, Members
+from eventlane.brokers.embedded.watch import Watch
+from eventlane.brokers.embedded.work import Transaction
+from eventlane.brokers.embedded.writer import Writer
+from eventlane.clock import Clock, SystemClock
+from eventlane.errors import EventlaneError, StorageError, Unavailable
+from eventlane.message import Record
+from eventlane.settlement import (
+    Acquired,
+    Appended,
+    Batch,
+    Change,
+    GroupSpec,
+    Lost,
+    Paused,
+    Settlement,
+)
+
+__all__ = ["EmbeddedConsumer"]
+
+
+class EmbeddedConsumer:
+    """See `broker.Consumer`."""
+
+    def __init__(
+        self,
+        spec: GroupSpec,
+        member: Member,
+        *,
+        file: File,
+        log: LogReader,
+        writer: Writer,
+        watch: Watch,
+        members: Members,
+        clock: Clock,
+        topic_named: Callable[[str], LogTopic],
+    ) -> None:
+        self._spec = spec
+        self._member = member
+        self._file = file
+        self._log = log
+        self._writer = writer
+        self._watch = watch
+        self._members = members
+        self._clock = clock
+        self._topic_named = topic_named
+        self._changes: list[Change] = []
+        """What to report next, in order."""
+        self._grown: set[str] = set()
+        """Topics whose growth is among these: it is reported once."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._owned: dict[tuple[str, int], int] = {}
+        """The epoch of each partition that it owns."""
+        self._commands: dict[tuple[str, int], int] = {}
+        """For each of them the last command that was reported."""
+        self._newest_command = 0
+        """The last one of all that was looked at."""
+        self._foreign: dict[str | None, set[tuple[str, int]]] = {}
+        """Who owns the others."""
+        self._paused: str | None = None
+        self._taking: asyncio.Future[list[Acquired]] | None = None
+        self._left = False
+
+    # --- broker.Consumer --------------------------------------------------------------------
+
+    async def changes(self) -> Sequence[Change]:
+        """See `Consumer.changes`.
+
+        Raises:
+            Unavailable: The consumer has left, or the broker was closed.
+            StorageError: The file cannot be read.
+        """
+        while not self._changes:
+            if self._left:
+                raise Unavailable(f"group {self._spec.name!r}: this consumer has left")
+            self._waiter = asyncio.get_running_loop().create_future()
+            with self._watch.listening():
+                await self._waiter
+        changes, self._changes = self._changes, []
+        self._grown.clear()
+        return changes
+
+    async def fetch(self, topic: str, partition: int, offset: int, count_max: int) -> Batch:
+        """See `Consumer.fetch`."""
+        with self._file.reading():
+            return self._log.fetch(topic, partition, offset, count_max)
+
+    async def fetch_parked(
+        self, topic: str, partition: int, key: bytes | None, after: int, count_max: int
+    ) -> Sequence[tuple[int, Record]]:
+        """See `Consumer.fetch_parked`."""
+        place = (self._spec.name, topic, partition)
+        with self._file.reading():
+            return failures.parked(self._log.connection, place, key, after, count_max)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """See `Consumer.settle`. What was published to an unknown topic is `NotFound`."""
+        topics: dict[str, LogTopic] = {}
+        for settlement in settlements:
+            for name, _ in settlement.published:
+                if name not in topics:
+                    topics[name] = self._topic_named(name)
+        group, member, now_ms = self._spec.name, self._member.id, self._clock.now_ms()
+
+        def settle(transaction: Transaction) -> None:
+            groups.settle(transaction, group, member, settlements, topics=topics, now_ms=now_ms)
+
+        await self._writer.change(settle)
+
+    def beat(self, in_flight: int, held: int) -> None:
+        """See `Consumer.beat`."""
+        heartbeat = self._member.heartbeat
+        heartbeat.in_flight, heartbeat.held = in_flight, held
+        self._member.seen_s = SystemClock.monotonic_s()
+
+    async def leave(self) -> None:
+        """See `Consumer.leave`. Safe to call twice."""
+        if self._left:
+            return
+        self._left = True
+        self._watch.watchers.discard(self)
+        self._wake()
+        group, member = self._spec.name, self._member.id
+        try:
+            if self._taking is not None:
+                await asyncio.wait((self._taking,))
+            await self._writer.change(lambda transaction: groups.leave(transaction, group, member))
+        finally:
+            # Also when that could not be written: without its file it is dead for everybody.
+            self._members.leave(self._member)
+
+    # --- watch.Watcher ----------------------------------------------------------------------
+
+    def appended(self, topic: str) -> None:
+        """See `Watcher.appended`."""
+        if topic in self._spec.topics and topic not in self._grown:
+            self._grown.add(topic)
+            self._report(Appended(topic))
+
+    def look(self) -> None:
+        """See `Watcher.look`."""
+        connection, spec = self._log.connection, self._spec
+        row = connection.execute(
+            "SELECT paused FROM consumer_group WHERE name = ?", (spec.name,)
+        ).fetchone()
+        if row is not None and row[0] != self._paused:
+            self._paused = row[0]
+            self._report(Paused(self._paused))
+        self._foreign = {}
+        for topic, partition, owner, epoch in groups.ownerships(connection, spec):
+            place = (topic, partition)
+            owned = self._owned.get(place)
+            if owner != self._member.id:
+                self._foreign.setdefault(owner, set()).add(place)
+            if owned is not None and (owner != self._member.id or epoch != owned):
+                del self._owned[place], self._commands[place]
+                self._report(Lost(topic, partition))
+        newest = failures.newest_command(connection)
+        if newest > self._newest_command:
+            for place, last in self._commands.items():
+                for command in failures.commands(connection, (spec.name, *place), after=last):
+                    self._commands[place] = command.id
+                    self._report(command)
+        self._newest_command = newest
+        if None in self._foreign:
+            self.look_at_owners()
+
+    def look_at_owners(self) -> None:
+        """See `Watcher.look_at_owners`."""
+        is_alive = self._members.is_alive
+        if any(owner is None or not is_alive(owner) for owner in self._foreign):
+            self._take()
+
+    def fail(self, error: EventlaneError) -> None:
+        """See `Watcher.fail`."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+
+    # --- within -----------------------------------------------------------------------------
+
+    async def join(self, topics: Sequence[LogTopic]) -> None:
+        """See `Broker.join`: register the group, and take what is free."""
+        spec, member, members = self._spec, self._member.id, self._members
+        now_ms = self._clock.now_ms()
+
+        def join(transaction: Transaction) -> list[Acquired]:
+            groups.join(transaction, spec, topics, member=member, members=members, now_ms=now_ms)
+            return groups.acquire(transaction, spec, member=member, is_alive=members.is_alive)
+
+        acquired = await self._writer.change(join)
+        self._watch.watchers.add(self)
+        with self._file.reading():
+            self.look()  # A paused group has to be known before the first run.
+            self._got(acquired)
+        members.sweep()
+
+    def _take(self) -> None:
+        """Take over what nobody alive owns."""
+        if self._taking is not None or self._left:
+            return
+        spec, member = self._spec, self._member.id
+        is_alive = self._members.is_alive
+        self._taking = self._writer.change(
+            lambda transaction: groups.acquire(transaction, spec, member=member, is_alive=is_alive)
+        )
+
+        def taken(future: "asyncio.Future[list[Acquired]]") -> None:
+            self._taking = None
+            error = future.exception()
+            if isinstance(error, StorageError):
+                self.fail(error)
+                return
+            self._got(future.result())
+            self._members.sweep()
+
+        self._taking.add_done_callback(taken)
+
+    def _got(self, acquired: Sequence[Acquired]) -> None:
+        for each in acquired:
+            place = (each.topic, each.partition)
+            if place in self._owned:  # It was another's for a moment.
+                self._report(Lost(*place))
+            self._owned[place] = each.epoch
+            self._commands[place] = max((command.id for command in each.commands), default=0)
+            self._report(each)
+        self._newest_command = 0
+        self.look()
+
+    def _report(self, change: Change) -> None:
+        self._changes.append(change)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

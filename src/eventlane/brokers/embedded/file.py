@@ -1,0 +1,343 @@
+"""The database file: its directory, its schema, its format, and what its errors mean.
+
+All writing, and with it every checkpoint, happens under the lock of `lock.py`. Readers therefore
+never checkpoint. Two connections that checkpoint while a third one resets the WAL can lose commits
+in SQLite before 3.51.3 (https://www.sqlite.org/wal.html#walresetbug); taking turns rules it out.
+"""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from eventlane.brokers.embedded.lock import WriteLock
+from eventlane.errors import ConfigError, StorageError, Unavailable
+
+__all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error"]
+
+_APPLICATION_ID = 0x656C616E
+"""`elan`, in the header of the file."""
+FORMAT_VERSION = 1
+_BUSY_TIMEOUT_S = 1.0
+"""Only a safety net: writers queue on the lock, and readers wait for nobody."""
+_CACHE_KIB = 32 * 1024
+
+_SCHEMA = """
+CREATE TABLE topic (
+    name TEXT PRIMARY KEY,
+    partitions INTEGER NOT NULL,
+    retention_s REAL,
+    retention_bytes INTEGER
+) WITHOUT ROWID;
+
+-- Where a partition begins, once retention has removed batches from it. Where it ends is said by
+-- its last batch, so that an append writes one row.
+CREATE TABLE partition (
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    first_offset INTEGER NOT NULL DEFAULT 0,
+    first_bytes INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;
+
+-- id orders the batches of all topics as they were written. base_bytes counts the bytes of all
+-- batches before this one, as base_offset counts their records: a partition's size is a difference.
+CREATE TABLE batch (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    base_offset INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    base_bytes INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    first_time_ms INTEGER NOT NULL,
+    last_time_ms INTEGER NOT NULL,
+    records BLOB NOT NULL
+);
+CREATE UNIQUE INDEX batch_by_offset ON batch (topic, partition, base_offset);
+
+CREATE TABLE consumer_group (
+    name TEXT PRIMARY KEY,
+    start TEXT NOT NULL,
+    ordering TEXT NOT NULL,
+    on_dead TEXT NOT NULL,
+    app TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    paused TEXT
+) WITHOUT ROWID;
+
+CREATE TABLE progress (
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    owner TEXT,
+    epoch INTEGER NOT NULL DEFAULT 0,
+    start_offset INTEGER NOT NULL,
+    watermark INTEGER NOT NULL,
+    settled BLOB NOT NULL,
+    dispatched INTEGER NOT NULL DEFAULT -1,
+    done INTEGER NOT NULL DEFAULT 0,
+    parked INTEGER NOT NULL DEFAULT 0,
+    dead INTEGER NOT NULL DEFAULT 0,
+    archived INTEGER NOT NULL DEFAULT 0,
+    skipped INTEGER NOT NULL DEFAULT 0,
+    edited INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (consumer_group, topic, partition)
+) WITHOUT ROWID;
+CREATE INDEX progress_by_partition ON progress (topic, partition, watermark);
+
+CREATE TABLE attempts (
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    attempts TEXT NOT NULL,
+    PRIMARY KEY (consumer_group, topic, partition, offset)
+) WITHOUT ROWID;
+
+CREATE TABLE parked (
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    key BLOB,
+    record BLOB NOT NULL
+);
+CREATE UNIQUE INDEX parked_by_offset ON parked (consumer_group, topic, partition, offset);
+CREATE INDEX parked_by_key ON parked (consumer_group, topic, partition, key, offset);
+
+-- What changes or is searched for has a column; the envelope is the whole letter as it died.
+-- number orders them as they died.
+CREATE TABLE letter (
+    number INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    handler TEXT NOT NULL,
+    key BLOB,
+    on_dead TEXT NOT NULL,
+    state TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    replay_count INTEGER NOT NULL,
+    dead_ms INTEGER NOT NULL,
+    envelope TEXT NOT NULL
+);
+CREATE UNIQUE INDEX letter_by_offset ON letter (consumer_group, topic, partition, offset, handler);
+CREATE INDEX letter_by_state ON letter (consumer_group, state, number);
+
+CREATE TABLE command (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    letter BLOB NOT NULL
+);
+CREATE INDEX command_by_partition ON command (consumer_group, topic, partition, id);
+
+CREATE TABLE operation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at_ms INTEGER NOT NULL
+);
+CREATE TABLE operation_letter (
+    operation INTEGER NOT NULL,
+    letter BLOB NOT NULL,
+    PRIMARY KEY (operation, letter)
+) WITHOUT ROWID;
+
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ms INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    consumer_group TEXT NOT NULL,
+    letter BLOB,
+    operation INTEGER
+);
+CREATE INDEX audit_by_letter ON audit (letter, id);
+"""
+
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
+
+
+class File:
+    """One directory with its database, open for this process."""
+
+    def __init__(self, directory: Path, synchronous: Synchronous, lease_s: float) -> None:
+        """Open the file; make it, and its directory, where they do not exist.
+
+        Raises:
+            ConfigError: The operating system is not served.
+            StorageError: The directory or the file cannot be used.
+        """
+        if sys.platform not in ("linux", "darwin"):
+            raise ConfigError(
+                f"embedded broker: expected Linux or macOS, got {sys.platform}. Elsewhere its "
+                "locks and its durability would not hold; use a networked broker."
+            )
+        self.directory = directory
+        self.path = directory / "eventlane.db"
+        self._synchronous = synchronous
+        self._closed = False
+        try:
+            missing = [each for each in (directory, *directory.parents) if not each.exists()]
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._create_private()
+            if synchronous == "FULL":
+                # A file is as durable as the entries of the directories that lead to it.
+                for each in (directory, *(made.parent for made in missing)):
+                    _sync(each)
+            self.lock = WriteLock(directory, lease_s)
+        except OSError as error:
+            raise StorageError(
+                f"{directory}: expected a directory that can be written to, got "
+                f"{error.strerror or error}; choose another one, or change its permissions"
+            ) from error
+        try:
+            self.connection = self._prepared()
+            """The one connection that writes."""
+        except BaseException:
+            self.lock.close()
+            raise
+
+    def _create_private(self) -> None:
+        """Make the file before SQLite does, which would make it readable for others."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
+
+    def _prepared(self) -> sqlite3.Connection:
+        connection = self.connect(reads_only=False)
+        try:
+            if not self._is_current(connection):
+                # Under the lock, because another process may be at the same point.
+                with self.lock:
+                    if not self._is_current(connection):
+                        connection.execute("PRAGMA page_size = 8192")
+                        connection.execute("PRAGMA journal_mode = WAL")
+                        connection.executescript(
+                            f"BEGIN IMMEDIATE; {_SCHEMA}"
+                            f"PRAGMA application_id = {_APPLICATION_ID};"
+                            f"PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
+                        )
+        except sqlite3.Error as error:
+            connection.close()
+            raise storage_error(error, self.path) from error
+        except StorageError:
+            connection.close()
+            raise
+        return connection
+
+    def _is_current(self, connection: sqlite3.Connection) -> bool:
+        """Whether the schema is there; an empty file is to be filled, any other is refused."""
+        application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application == 0 and version == 0 and tables == 0:
+            return False
+        if application != _APPLICATION_ID:
+            raise StorageError(
+                f"{self.path}: expected a file of Eventlane's, got another application's SQLite "
+                "database; choose another directory"
+            )
+        if version > FORMAT_VERSION:
+            raise StorageError(
+                f"{self.path}: expected format {FORMAT_VERSION}, got format {version}, which a "
+                "newer Eventlane has written; upgrade this one"
+            )
+        return True
+
+    def connect(self, *, reads_only: bool) -> sqlite3.Connection:
+        """A new connection.
+
+        Raises:
+            StorageError: The file cannot be opened.
+        """
+        try:
+            connection = sqlite3.connect(
+                self.path,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=_BUSY_TIMEOUT_S,
+                cached_statements=256,
+            )
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            if sys.platform == "darwin" and self._synchronous == "FULL":
+                # A plain fsync there leaves the data in the drive's cache.
+                connection.execute("PRAGMA fullfsync = ON")
+                connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            if reads_only:
+                connection.execute("PRAGMA query_only = ON")
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+        except sqlite3.Error as error:
+            raise storage_error(error, self.path) from error
+        return connection
+
+    @contextmanager
+    def reading(self) -> Generator[None]:
+        """Translate what goes wrong.
+
+        Raises:
+            StorageError: The file cannot be read.
+            Unavailable: It is closed.
+        """
+        if self._closed:
+            raise Unavailable(f"{self.path}: the broker is closed")
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise storage_error(error, self.path) from error
+
+    def close(self) -> None:
+        """Close the writing connection, after all others of this process."""
+        self._closed = True
+        try:
+            # The last connection of all processes checkpoints when it is closed.
+            with self.lock:
+                self.connection.close()
+        except StorageError:
+            # Who holds the lock has the file open too, so that this one is not the last.
+            self.connection.close()
+        finally:
+            self.lock.close()
+
+
+def _sync(directory: Path) -> None:
+    entry = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
+
+
+_MEANINGS = {
+    sqlite3.SQLITE_FULL: "the disk is full; free some space, what was refused can be tried again",
+    sqlite3.SQLITE_READONLY: "the file is read-only; change its permissions",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write; look at the system's log",
+    sqlite3.SQLITE_BUSY: "the file is locked by a program other than Eventlane; close it there",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database; choose another directory",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a copy",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; look at its permissions and the disk",
+    sqlite3.SQLITE_AUTH: "the file may not be used; change its permissions",
+    sqlite3.SQLITE_PERM: "the file may not be used; change its permissions",
+}
+
+
+def storage_error(error: sqlite3.Error, path: Path) -> StorageError:
+    """What SQLite's error means for the person who has to mend it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    # The low byte is the kind; the rest says where in SQLite it arose.
+    meaning = _MEANINGS.get(code & 0xFF) if isinstance(code, int) else None
+    return StorageError(f"{path}: {meaning} ({error})" if meaning else f"{path}: {error}")

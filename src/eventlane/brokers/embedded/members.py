@@ -1,0 +1,201 @@
+"""Who is alive: a file for each consumer, locked by the kernel and beaten by a thread.
+
+A member keeps a lock on its file, which the kernel frees when its process ends, however it ends:
+a free lock is a dead member. A lock that is held while the heartbeat in the file is older than the
+lease is a frozen one. So a heartbeat is one small write to a file and none to the database.
+(No boot id is needed to compare the times: no lock is held over a boot.)
+"""
+
+import fcntl
+import logging
+import math
+import os
+import threading
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from eventlane.clock import SystemClock
+from eventlane.errors import StorageError
+
+__all__ = ["Heartbeat", "Member", "Members"]
+
+_log = logging.getLogger("eventlane.embedded")
+
+_BEAT_S_MAX = 1.0
+_FILE_BYTES = 1024
+
+
+class Heartbeat(msgspec.Struct):
+    """What a member's file says."""
+
+    group: str
+    pid: int
+    host: str
+    app: str
+    beat_s: float
+    """When it was written, by the host's monotonic clock, which all its processes share."""
+    in_flight: int = 0
+    held: int = 0
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Heartbeat).decode
+
+
+class Member:
+    """One consumer of this process."""
+
+    def __init__(self, directory: Path, heartbeat: Heartbeat) -> None:
+        self.id = uuid.uuid4().hex
+        self.heartbeat = heartbeat
+        self.seen_s = heartbeat.beat_s
+        """When its event loop turned last."""
+        self._path = directory / self.id
+        # Locked before it gets its name: who found it unlocked would take it for dead.
+        unnamed = directory / f".{self.id}"
+        self._file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self.beat(heartbeat.beat_s)
+        unnamed.rename(self._path)
+
+    def beat(self, now_s: float) -> None:
+        """Write a sign of life."""
+        self.heartbeat.beat_s = now_s
+        # Padded to one size, so that a shorter text leaves nothing of a longer one behind.
+        text = _encode(self.heartbeat) + b"\n"
+        os.pwrite(self._file, text.ljust(_FILE_BYTES), 0)
+
+    def end(self) -> None:
+        """Be dead for everybody."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+class Members:
+    """All members of a directory, and the thread that beats for those of this process."""
+
+    def __init__(self, directory: Path, *, lease_s: float, stall_s_max: float) -> None:
+        self._directory = directory / "members"
+        self._lease_s = lease_s
+        self._stall_s_max = stall_s_max
+        self._own: dict[str, Member] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def join(self, *, group: str, host: str, app: str) -> Member:
+        """Become a member.
+
+        Raises:
+            StorageError: Its file cannot be written.
+        """
+        heartbeat = Heartbeat(group, os.getpid(), host, app, SystemClock.monotonic_s())
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            member = Member(self._directory, heartbeat)
+        except OSError as error:
+            raise StorageError(
+                f"{self._directory}: expected a directory that can be written to, got "
+                f"{error.strerror or error}"
+            ) from error
+        with self._lock:
+            self._own[member.id] = member
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._beat, name="eventlane-heartbeat", daemon=True
+            )
+            self._thread.start()
+        return member
+
+    def leave(self, member: Member) -> None:
+        """Give up a membership. Safe to call twice."""
+        with self._lock:
+            if self._own.pop(member.id, None) is not None:
+                member.end()
+
+    def close(self) -> None:
+        """Give up all memberships."""
+        for member in list(self._own.values()):
+            self.leave(member)
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def heartbeat(self, id: str) -> Heartbeat | None:
+        """The last sign of life of a member; None if it is dead or frozen."""
+        own = self._own.get(id)
+        if own is not None:
+            return own.heartbeat
+        try:
+            file = os.open(self._directory / id, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            # Shared, so that two who look at a dead member do not take each other for it.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            heartbeat = _read(file)
+            is_fresh = SystemClock.monotonic_s() - heartbeat.beat_s <= self._lease_s
+            return heartbeat if is_fresh else None
+        finally:
+            os.close(file)
+        return None
+
+    def is_alive(self, id: str) -> bool:
+        """Whether a member lives; a frozen one does not."""
+        return self.heartbeat(id) is not None
+
+    def alive(self, *, but: str | None = None) -> list[Heartbeat]:
+        """All live members of all processes, but for one of them."""
+        beats = [self.heartbeat(path.name) for path in self._files() if path.name != but]
+        return [heartbeat for heartbeat in beats if heartbeat is not None]
+
+    def sweep(self) -> None:
+        """Remove what dead members have left; the file of a frozen one stays."""
+        for path in self._files():
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(file)
+
+    def _files(self) -> list[Path]:
+        """The files of all members; those that begin with a dot are not locked yet."""
+        if not self._directory.exists():
+            return []
+        return [path for path in self._directory.iterdir() if not path.name.startswith(".")]
+
+    def _beat(self) -> None:
+        interval_s = min(self._lease_s / 5, _BEAT_S_MAX)
+        while not self._stop.wait(interval_s):
+            now_s = SystemClock.monotonic_s()
+            with self._lock:
+                for member in self._own.values():
+                    if now_s - member.seen_s <= self._stall_s_max:
+                        self._beat_once(member, now_s)
+
+    def _beat_once(self, member: Member, now_s: float) -> None:
+        try:
+            member.beat(now_s)
+        except OSError:
+            # The next beat tries again; if none gets through, the lease ends as it should.
+            _log.exception("group %s: the heartbeat failed", member.heartbeat.group)
+
+
+def _read(file: int) -> Heartbeat:
+    """What a member wrote last; it may be writing just now, so that one look is not enough."""
+    for _ in range(3):
+        try:
+            return _decode(os.pread(file, _FILE_BYTES, 0).partition(b"\n")[0])
+        except msgspec.DecodeError:
+            continue
+    return Heartbeat("", 0, "", "", -math.inf)

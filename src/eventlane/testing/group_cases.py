@@ -1,0 +1,350 @@
+"""Cases about groups on the broker: where they start, what they own, and what settling keeps."""
+
+from eventlane.errors import ConfigError, Fenced, NotFound
+from eventlane.message import Record, encode_headers
+from eventlane.settlement import Acquired, Lost, Paused
+from eventlane.testing.stage import (
+    GROUP,
+    TOPIC,
+    Factory,
+    acquired,
+    attempts,
+    changes_until,
+    letter,
+    offsets_of,
+    record,
+    settlement,
+    spec,
+)
+from eventlane.topic import Topic
+
+__all__ = [
+    "a_group_that_runs_refuses_members_with_other_options",
+    "a_group_that_starts_first_gets_all_that_is_kept",
+    "a_group_that_starts_now_gets_only_what_comes_later",
+    "a_pause_is_durable_and_told_to_members",
+    "a_settlement_survives_reopening",
+    "a_stale_epoch_is_fenced_and_nothing_is_written",
+    "a_watermark_never_goes_down",
+    "attempts_are_written_over_and_cleared",
+    "parked_events_are_read_back_in_order_byte_for_byte",
+    "partitions_go_to_the_next_member_with_a_greater_epoch",
+    "published_events_and_the_outcome_are_written_together",
+    "the_account_balances_after_every_settlement",
+    "where_a_group_starts_is_decided_once",
+]
+
+
+async def a_group_that_starts_first_gets_all_that_is_kept(make: Factory) -> None:
+    """A new group with start="first" begins at the first message that is kept."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, [record("a", str(number)) for number in range(3)])])
+        own = await acquired(await broker.join(spec(start="first")))
+        assert (own.topic, own.partition, own.watermark) == (TOPIC, 0, 0)
+        assert (own.settled, own.attempts, own.lanes, own.commands) == ((), (), (), ())
+        assert (await broker.status()).groups[GROUP].waiting == 3
+
+
+async def a_group_that_starts_now_gets_only_what_comes_later(make: Factory) -> None:
+    """A new group with start="now" begins behind the last message, in every partition."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=2))
+        for number in range(10):
+            await broker.publish(TOPIC, record(f"k{number}", "old"))
+        ends = [end for _, end in await broker.ends(TOPIC)]
+        consumer = await broker.join(spec(start="now"))
+        changes = await changes_until(consumer, lambda found: len(found) >= 2)
+        own = [each for each in changes if isinstance(each, Acquired)]
+        assert {each.partition: each.watermark for each in own} == dict(enumerate(ends))
+        account = (await broker.status()).groups[GROUP]
+        assert (account.entered, account.waiting) == (0, 0)
+
+
+async def where_a_group_starts_is_decided_once(make: Factory) -> None:
+    """Where a group starts is decided when it is new, and never again: not by a restart."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.publish(TOPIC, record("a", "before"))
+        await (await broker.join(spec(start="now"))).leave()
+        await broker.publish(TOPIC, record("a", "while it was away"))
+    async with make() as broker:
+        own = await acquired(await broker.join(spec(start="now")))
+        assert own.watermark == 1
+        assert (await broker.status()).groups[GROUP].waiting == 1
+
+
+async def a_settlement_survives_reopening(make: Factory) -> None:
+    """Watermark, settled runs, attempts, parked events and letters are there after reopening."""
+    records = [record(f"k{number % 3}", str(number)) for number in range(9)]
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, records)])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        dead = letter(own, 2, records[2])
+        await consumer.settle(
+            [
+                settlement(
+                    own,
+                    3,
+                    settled=((4, 6), (8, 9)),
+                    dispatched=8,
+                    done=3,
+                    skipped=1,
+                    attempts=[attempts(3, 2, due_ms=77)],
+                    parked=[(5, records[5])],
+                    dead=[dead],
+                )
+            ]
+        )
+    async with make() as broker:
+        consumer = await broker.join(spec())
+        again = await acquired(consumer)
+        assert again.epoch > own.epoch
+        assert again.watermark == 3
+        assert tuple(map(tuple, again.settled)) == ((4, 6), (8, 9))
+        assert again.attempts == (attempts(3, 2, due_ms=77),)
+        (lane,) = again.lanes
+        assert (lane.key, lane.parked, tuple(lane.blockers), lane.stops) == (b"k2", 1, (2,), False)
+        rows = await consumer.fetch_parked(TOPIC, 0, b"k2", -1, 10)
+        assert list(rows) == [(5, records[5])]
+        (kept,) = await broker.dead_letters(group=GROUP)
+        assert kept.parked_followers == 1
+        assert (kept.id, kept.state, kept.version) == (dead.id, "open", 1)
+        assert (kept.record, kept.error_stack, kept.history) == (
+            records[2],
+            dead.error_stack,
+            dead.history,
+        )
+        account = (await broker.status()).groups[GROUP]
+        assert (account.done, account.skipped, account.parked, account.dead) == (3, 1, 1, 1)
+        assert account.open == 3
+        assert account.balances
+
+
+async def attempts_are_written_over_and_cleared(make: Factory) -> None:
+    """A failed attempt replaces what was stored for its event, and is gone when it is over."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, [record("a", "1"), record("b", "2")])])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        for count in (1, 2):
+            failed = [attempts(0, count), attempts(1, count)]
+            await consumer.settle([settlement(own, 0, attempts=failed)])
+        await consumer.settle([settlement(own, 0, settled=((1, 2),), done=1, cleared=[1])])
+        await consumer.leave()
+        again = await acquired(await broker.join(spec()))
+        assert again.attempts == (attempts(0, 2),)
+
+
+async def parked_events_are_read_back_in_order_byte_for_byte(make: Factory) -> None:
+    """Parked events come back in the order of their offsets, byte for byte, each lane alone."""
+    records = [
+        Record(bytes([number]) * 16, key, b"\x00\xff" * number, number, encode_headers({"n": "1"}))
+        for number in range(1, 12)
+        for key in (b"a", b"b\x00\xff")
+    ]
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, records)])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        rows = list(enumerate(records))
+        await consumer.settle([settlement(own, 22, parked=rows, dispatched=21)])
+        for key in (b"a", b"b\x00\xff"):
+            mine = [(offset, each) for offset, each in rows if each.key == key]
+            found: list[tuple[int, Record]] = []
+            while more := await consumer.fetch_parked(
+                TOPIC, 0, key, found[-1][0] if found else -1, 4
+            ):
+                assert len(more) <= 4
+                found += more
+            assert found == mine
+        await consumer.settle([settlement(own, 22, done=2, unparked=[0, 4])])
+        left = await consumer.fetch_parked(TOPIC, 0, b"a", -1, 100)
+        assert [offset for offset, _ in left] == [2, *range(6, 22, 2)]
+
+
+async def a_stale_epoch_is_fenced_and_nothing_is_written(make: Factory) -> None:
+    """A settlement under a stale epoch is refused; nothing of its whole call is written."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=2))
+        for number in range(10):
+            await broker.publish(TOPIC, record(f"k{number}", "x"))
+        await broker.ensure_topic(Topic("out", partitions=1))
+        consumer = await broker.join(spec())
+        changes = await changes_until(consumer, lambda found: len(found) >= 2)
+        good, other = (each for each in changes if isinstance(each, Acquired))
+        stale = Acquired(other.topic, other.partition, other.epoch - 1, 0, (), (), (), ())
+        try:
+            await consumer.settle(
+                [
+                    settlement(good, 1, done=1, published=[("out", [record("a", "1")])]),
+                    settlement(
+                        stale,
+                        1,
+                        done=1,
+                        attempts=[attempts(1, 1)],
+                        dead=[letter(stale, 0, record("a", "1"))],
+                    ),
+                ]
+            )
+        except Fenced as error:
+            assert list(error.partitions) == [(other.topic, other.partition)]
+        else:
+            raise AssertionError("expected Fenced for a stale epoch")
+        account = (await broker.status()).groups[GROUP]
+        assert (account.done, account.dead, account.open) == (0, 0, 10)
+        assert not await broker.dead_letters()
+        assert list(await broker.ends("out")) == [(0, 0)]
+        await consumer.settle([settlement(good, 1, done=1), settlement(other, 1, done=1)])
+        assert (await broker.status()).groups[GROUP].done == 2
+
+
+async def partitions_go_to_the_next_member_with_a_greater_epoch(make: Factory) -> None:
+    """One member owns a partition; who takes it over gets a greater epoch, and the first is fenced.
+
+    A settlement of the first that comes late is refused, and leaves no trace.
+    """
+    async with make() as one, make() as two:
+        await one.ensure_topic(Topic(TOPIC, partitions=1))
+        await one.append([(TOPIC, [record("a", "1"), record("a", "2")])])
+        first = await one.join(spec())
+        own = await acquired(first)
+        second = await two.join(spec())
+        await first.settle([settlement(own, 1, done=1)])
+        await first.leave()
+        next_own = await acquired(second)
+        assert next_own.epoch > own.epoch
+        assert next_own.watermark == 1
+        try:
+            await first.settle([settlement(own, 2, done=1)])
+        except Fenced:
+            pass
+        else:
+            raise AssertionError("expected Fenced from a member that has left")
+        assert (await two.status()).groups[GROUP].done == 1
+        await second.settle([settlement(next_own, 2, done=1)])
+        account = (await one.status()).groups[GROUP]
+        assert (account.done, account.open) == (2, 0)
+        assert account.balances
+
+
+async def a_watermark_never_goes_down(make: Factory) -> None:
+    """Within an epoch the watermark never goes down."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, [record("a", "1"), record("a", "2")])])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        await consumer.settle([settlement(own, 2, done=2)])
+        await consumer.settle([settlement(own, 2)])
+        await consumer.leave()
+        assert (await acquired(await broker.join(spec()))).watermark == 2
+
+
+async def published_events_and_the_outcome_are_written_together(make: Factory) -> None:
+    """What a handler published and its outcome are one write: both are there, or neither is."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.ensure_topic(Topic("out", partitions=1))
+        await broker.append([(TOPIC, [record("a", "1")])])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        sent = record("b", "published")
+        refused = settlement(own, 1, done=1, published=[("out", [sent]), ("none", [sent])])
+        try:
+            await consumer.settle([refused])
+        except NotFound as error:
+            assert "none" in str(error)
+        else:
+            raise AssertionError("expected NotFound for a topic that does not exist")
+        assert list(await broker.ends("out")) == [(0, 0)]
+        assert (await broker.status()).groups[GROUP].done == 0
+        await consumer.settle([settlement(own, 1, done=1, published=[("out", [sent])])])
+        assert list((await broker.fetch("out", 0, 0, 10)).records) == [sent]
+        assert (await broker.status()).groups[GROUP].done == 1
+
+
+async def the_account_balances_after_every_settlement(make: Factory) -> None:
+    """entered = done + open + parked + dead + archived + skipped after every single settlement."""
+    records = [record("a", str(number)) for number in range(8)]
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, records)])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        steps = [
+            (settlement(own, 2, done=2), (2, 6, 0, 0, 0)),
+            (settlement(own, 2, attempts=[attempts(2, 1)]), (2, 6, 0, 0, 0)),
+            (settlement(own, 3, dead=[letter(own, 2, records[2])], cleared=[2]), (2, 5, 0, 1, 0)),
+            (settlement(own, 5, parked=[(3, records[3]), (4, records[4])]), (2, 3, 2, 1, 0)),
+            (settlement(own, 5, settled=((6, 7),), done=1), (3, 2, 2, 1, 0)),
+            (settlement(own, 5, settled=((6, 8),), skipped=1), (3, 1, 2, 1, 1)),
+            (settlement(own, 8, done=2, unparked=[3]), (5, 0, 1, 1, 1)),
+            (
+                settlement(own, 8, unparked=[4], dead=[letter(own, 4, records[4])]),
+                (5, 0, 0, 2, 1),
+            ),
+        ]
+        for step, expected in steps:
+            await consumer.settle([step])
+            account = (await broker.status()).groups[GROUP]
+            found = (account.done, account.open, account.parked, account.dead, account.skipped)
+            assert found == expected
+            assert account.entered == 8
+            assert account.balances
+        ids = [each.id for each in await broker.dead_letters()]
+        await broker.archive(ids[:1], actor="me", reason="conformance")
+        account = (await broker.status()).groups[GROUP]
+        assert (account.dead, account.archived) == (1, 1)
+        assert account.balances
+        assert offsets_of(await broker.dead_letters(state="archived")) == [2]
+
+
+async def a_pause_is_durable_and_told_to_members(make: Factory) -> None:
+    """A pause holds over a restart with its reason, and every member is told of it and its end."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        await broker.pause(GROUP, actor="me", reason="maintenance")
+        assert await changes_until(consumer, lambda found: bool(found)) == [Paused("maintenance")]
+        await broker.resume(GROUP, actor="me")
+        assert await changes_until(consumer, lambda found: bool(found)) == [Paused(None)]
+        await consumer.settle([settlement(own, 0, pause="a handler said so")])
+        assert (await broker.status()).groups[GROUP].paused == "a handler said so"
+    async with make() as broker:
+        assert (await broker.status()).groups[GROUP].paused == "a handler said so"
+        consumer = await broker.join(spec())
+        found = await changes_until(consumer, lambda found: len(found) >= 2)
+        paused = [each for each in found if isinstance(each, Paused)]
+        assert paused == [Paused("a handler said so")]
+        assert found.index(paused[0]) < [isinstance(each, Acquired) for each in found].index(True)
+        assert not any(isinstance(each, Lost) for each in found)
+        for change in (broker.pause("none", actor="me", reason="x"), broker.resume("none", actor="me")):
+            try:
+                await change
+            except NotFound as error:
+                assert "none" in str(error)
+            else:
+                raise AssertionError("expected NotFound for a group that does not exist")
+
+
+async def a_group_that_runs_refuses_members_with_other_options(make: Factory) -> None:
+    """A member with another ordering is refused while the group runs, and welcome afterwards."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        consumer = await broker.join(spec())
+        try:
+            await broker.join(spec(ordering="none", on_dead="continue"))
+        except ConfigError as error:
+            assert GROUP in str(error)
+            assert "'key'" in str(error)
+            assert "'none'" in str(error)
+        else:
+            raise AssertionError("expected ConfigError for another ordering")
+        await consumer.leave()
+        await acquired(await broker.join(spec(ordering="none", on_dead="continue")))

@@ -1,0 +1,672 @@
+"""Cases about order and retry: who may run before whom, when, and how often."""
+
+import asyncio
+import random
+from typing import Any
+
+import msgspec
+
+from eventlane.account import GroupStatus
+from eventlane.app import App
+from eventlane.clock import yield_to_loop
+from eventlane.failure import DeadLetter
+from eventlane.handler import Context
+from eventlane.outcome import Dead, Outcome, Pause, RetryLater, Skipped
+from eventlane.retry import Retry
+from eventlane.testing.clock import ManualClock
+from eventlane.testing.stage import (
+    GROUP,
+    PATIENCE_S,
+    Boom,
+    Factory,
+    Journal,
+    Step,
+    until,
+)
+
+__all__ = [
+    "a_failing_event_is_never_overtaken_by_a_later_one_of_its_key",
+    "a_failing_key_stops_no_other_key_of_its_partition",
+    "a_group_of_errors_counts_as_what_all_its_leaves_match",
+    "a_key_ordered_group_runs_one_event_of_a_key_at_a_time",
+    "a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter",
+    "a_random_history_keeps_order_loses_nothing_and_balances",
+    "a_retry_is_not_early_after_a_restart_either",
+    "a_slow_a_failing_and_a_paused_group_hold_up_no_other",
+    "an_unordered_group_runs_events_of_one_key_at_once",
+    "another_process_goes_on_where_the_first_one_left",
+    "attempts_never_go_down_over_restarts",
+    "every_event_is_handled_once_by_every_group_without_failures",
+    "jitter_only_adds",
+    "retries_run_at_0_0_1_3_and_7_s",
+    "retry_later_waits_as_long_as_it_says",
+    "the_account_balances_at_every_moment",
+    "the_first_rule_that_matches_decides",
+    "two_events_that_fail_at_the_same_time_are_both_kept",
+]
+
+
+def _steps(keys: str, count: int) -> list[Step]:
+    return [Step(key, number) for number in range(count) for key in keys]
+
+
+async def _account(app: App, group: str = GROUP) -> GroupStatus:
+    account = (await app.status()).groups[group]
+    assert account.balances, f"expected an account that balances, got {account}"
+    return account
+
+
+async def every_event_is_handled_once_by_every_group_without_failures(make: Factory) -> None:
+    """Without failures each group handles every event once, those of a key in order."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=3)
+
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+
+    groups = ("one", "two", "three")
+    for group in groups:
+        app.subscribe(Step, group=group)(handle)
+    keys = "abcdefg"
+    async with app:
+        await app.publish_many(_steps(keys, 40))
+        await app.run_until_idle(PATIENCE_S)
+        for group in groups:
+            for key in keys:
+                assert journal.numbers(key, group) == list(range(40))
+            account = await _account(app, group)
+            assert (account.entered, account.done) == (280, 280)
+
+
+async def a_failing_event_is_never_overtaken_by_a_later_one_of_its_key(make: Factory) -> None:
+    """P1: a later event of a key waits through immediate and delayed retries of an earlier one."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=6, delay_s=5, jitter=0, immediate=2))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if step.number in (0, 2) and ctx.attempt < 6 and step.key == "a":
+            raise Boom
+
+    async with app:
+        await app.publish_many(_steps("ab", 4))
+        await app.run_until_idle(PATIENCE_S)
+        assert journal.numbers("a") == [0] * 6 + [1] + [2] * 6 + [3]
+        assert [run.attempt for run in journal.of("a")] == [*range(1, 7), 1, *range(1, 7), 1]
+        assert journal.numbers("b") == [0, 1, 2, 3]
+        assert (await _account(app)).done == 8
+
+
+async def a_failing_key_stops_no_other_key_of_its_partition(make: Factory) -> None:
+    """P2: while one key waits for its retry, all events of the other keys are handled."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=20, jitter=0, immediate=0))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if step.key == "a":
+            raise Boom
+
+    async with app:
+        started_ms = clock.now_ms()
+        await app.publish_many(_steps("abcd", 100))
+        await app.run_until_idle(PATIENCE_S)
+        for key in "bcd":
+            assert journal.numbers(key) == list(range(100))
+            assert {run.at_ms for run in journal.of(key)} == {started_ms}
+        assert journal.numbers("a") == [0, 0, 0]
+        account = await _account(app)
+        assert (account.done, account.dead, account.parked) == (300, 1, 99)
+
+
+async def retries_run_at_0_0_1_3_and_7_s(make: Factory) -> None:
+    """Retry(attempts=5, delay_s=1, jitter=0) runs at 0, 0, 1, 3 and 7 s, and then it is dead."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=5, delay_s=1, jitter=0))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        raise Boom("never")
+
+    async with app:
+        started_ms = clock.now_ms()
+        await app.publish(Step("a", 0))
+        await app.run_until_idle(PATIENCE_S)
+        assert [run.at_ms - started_ms for run in journal.runs] == [0, 0, 1000, 3000, 7000]
+        (letter,) = await app.dead_letters()
+        assert (letter.attempts, letter.disposition, letter.error_class) == (5, "exhausted", "Boom")
+        assert [each.number for each in letter.history] == [1, 2, 3, 4, 5]
+        assert [each.planned_delay_s for each in letter.history] == [0, 0, 1, 2, 4]
+
+
+async def jitter_only_adds(make: Factory) -> None:
+    """Jitter only adds: a delay d with jitter j lies between d and d·(1+j), and not always at d."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=10, jitter=0.5, immediate=0))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        raise Boom
+
+    keys = [f"k{number}" for number in range(50)]
+    async with app:
+        await app.publish_many([Step(key, 0) for key in keys])
+        await app.run_until_idle(PATIENCE_S)
+        first, second = [], []
+        for key in keys:
+            at_ms = [run.at_ms for run in journal.of(key)]
+            first.append(at_ms[1] - at_ms[0])
+            second.append(at_ms[2] - at_ms[1])
+        assert all(10_000 <= delay_ms <= 15_001 for delay_ms in first)
+        assert all(20_000 <= delay_ms <= 30_001 for delay_ms in second)
+        assert len(set(first)) > 5, "expected delays that differ"
+
+
+async def retry_later_waits_as_long_as_it_says(make: Factory) -> None:
+    """RetryLater(delay_s) waits so long, counts as an attempt, and the last one is dead."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=1, jitter=0))
+    async def handle(step: Step, ctx: Context[Any]) -> Outcome:
+        journal.note(step, ctx)
+        return RetryLater(90.0, reason="come back later")
+
+    async with app:
+        started_ms = clock.now_ms()
+        await app.publish(Step("a", 0))
+        await app.run_until_idle(PATIENCE_S)
+        assert [run.at_ms - started_ms for run in journal.runs] == [0, 90_000, 180_000]
+        (letter,) = await app.dead_letters()
+        assert (letter.attempts, letter.error_message) == (3, "come back later")
+
+
+async def a_retry_is_not_early_after_a_restart_either(make: Factory) -> None:
+    """P4: when a process starts again before a retry is due, the retry still waits until then."""
+    clock = ManualClock()
+    journal = Journal(clock)
+
+    def app() -> App:
+        made = make.app(clock=clock, partitions=1)
+
+        @made.subscribe(
+            Step, group=GROUP, retry=Retry(attempts=3, delay_s=60, jitter=0, immediate=0)
+        )
+        async def handle(step: Step, ctx: Context[Any]) -> None:
+            journal.note(step, ctx)
+            if (step.key, step.number, ctx.attempt) == ("a", 0, 1):
+                raise Boom
+
+        return made
+
+    started_ms = clock.now_ms()
+    async with (first := app()):
+        await first.publish(Step("a", 0))
+        async with first.handling():
+            await until(lambda: len(journal.runs) == 1, "the first attempt")
+    clock.advance(59.0)
+    async with (second := app()):
+        await second.publish_many([Step("a", 1), Step("b", 0)])
+        await second.run_until_idle(PATIENCE_S)
+        at_s = [(run.key, run.number, (run.at_ms - started_ms) / 1000) for run in journal.runs]
+        assert at_s == [("a", 0, 0), ("b", 0, 59), ("a", 0, 60), ("a", 1, 60)]
+        assert [run.attempt for run in journal.of("a")] == [1, 2, 1]
+
+
+async def attempts_never_go_down_over_restarts(make: Factory) -> None:
+    """P5: an event that fails once in each process is dead after its last attempt, not later."""
+    clock = ManualClock()
+    journal = Journal(clock)
+
+    def app() -> App:
+        made = make.app(clock=clock, partitions=1)
+
+        @made.subscribe(
+            Step, group=GROUP, retry=Retry(attempts=4, delay_s=10, jitter=0, immediate=0)
+        )
+        async def handle(step: Step, ctx: Context[Any]) -> None:
+            journal.note(step, ctx)
+            raise Boom
+
+        return made
+
+    for number in range(1, 5):
+        async with (one := app()):
+            if number == 1:
+                await one.publish_many(_steps("a", 2))
+            async with one.handling():
+                await until(lambda: len(journal.runs) == number, f"attempt {number}")
+        clock.advance(100.0)
+    async with (last := app()):
+        await last.run_until_idle(PATIENCE_S)
+        assert [run.attempt for run in journal.of("a")] == [1, 2, 3, 4]
+        assert journal.numbers("a") == [0, 0, 0, 0]
+        (letter,) = await last.dead_letters()
+        assert letter.attempts == 4
+        account = await _account(last)
+        assert (account.dead, account.parked) == (1, 1)
+
+
+async def another_process_goes_on_where_the_first_one_left(make: Factory) -> None:
+    """When one of two members leaves, the other one goes on: in order, and with no event twice."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    names: list[str] = []
+
+    def app(name: str) -> App:
+        made = make.app(name=name, clock=clock, partitions=2)
+
+        @made.subscribe(Step, group=GROUP)
+        async def handle(step: Step, ctx: Context[Any]) -> None:
+            journal.note(step, ctx)
+            names.append(name)
+
+        return made
+
+    one, two = app("one"), app("two")
+    keys = "abcd"
+    async with one, two:
+        await one.publish_many(_steps(keys, 5))
+        async with two.handling():
+            async with one.handling():
+                await until(lambda: len(journal.runs) == 20, "that all is handled")
+                assert set(names) == {"two"}, "expected one owner for each partition"
+            await one.publish_many([Step(key, number) for number in (5, 6) for key in keys])
+            await until(lambda: len(journal.runs) == 28, "that all is handled")
+        async with one.handling():
+            await one.publish_many([Step(key, 7) for key in keys])
+            await until(lambda: len(journal.runs) == 32, "that the other one goes on")
+        assert names[28:] == ["one"] * 4
+        for key in keys:
+            assert journal.numbers(key) == list(range(8))
+        assert (await _account(one)).done == 32
+
+
+async def a_slow_a_failing_and_a_paused_group_hold_up_no_other(make: Factory) -> None:
+    """P7: a group that is stuck, one that fails and one that is paused hold up no other group."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=2)
+    go_on = asyncio.Event()
+
+    @app.subscribe(Step, group="stuck")
+    async def stick(step: Step, ctx: Context[Any]) -> None:
+        await go_on.wait()
+        journal.note(step, ctx)
+
+    @app.subscribe(Step, group="failing", retry=Retry(attempts=1))
+    async def fail(step: Step, ctx: Context[Any]) -> None:
+        raise Boom
+
+    @app.subscribe(Step, group="pausing")
+    async def pause(step: Step, ctx: Context[Any]) -> Outcome | None:
+        return Pause("the warehouse is closed") if step.number == 3 else None
+
+    @app.subscribe(Step, group="well")
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+
+    async with app:
+        async with app.handling():
+            await app.publish_many(_steps("abc", 50))
+
+            async def well_is_done() -> bool:
+                return (await app.status()).groups["well"].done == 150
+
+            await until(well_is_done, "that the group which is well handles everything")
+            accounts = (await app.status()).groups
+            assert all(each.balances and each.entered == 150 for each in accounts.values())
+            assert accounts["stuck"].done == 0
+            assert accounts["stuck"].in_flight == 3
+            go_on.set()
+            await app.run_until_idle(PATIENCE_S)
+        accounts = (await app.status()).groups
+        assert accounts["stuck"].done == 150
+        assert (accounts["failing"].dead, accounts["failing"].parked) == (3, 147)
+        assert accounts["pausing"].paused == "the warehouse is closed"
+        assert accounts["pausing"].dead == accounts["pausing"].skipped == 0
+        for group in ("well", "stuck"):
+            for key in "abc":
+                assert journal.numbers(key, group) == list(range(50))
+
+
+async def the_account_balances_at_every_moment(make: Factory) -> None:
+    """P8: whenever one looks, every event that was published is accounted for in every group."""
+    clock = ManualClock()
+    app = make.app(clock=clock, partitions=2)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=0, jitter=0))
+    async def handle(step: Step, ctx: Context[Any]) -> Outcome | None:
+        if step.number % 7 == 3:
+            raise Boom
+        if step.number % 7 == 5:
+            return Skipped()
+        if step.number % 7 == 6:
+            return Dead(lane="continue")
+        await yield_to_loop()
+        return None
+
+    published = 0
+    looked = 0
+    async with app, app.handling():
+        for start in range(0, 140, 10):
+            for number in range(start, start + 10):
+                await app.publish(Step(f"k{number % 9}", number))
+                published += 1
+                status = await app.status()
+                account = status.groups[GROUP]
+                assert account.balances, account
+                assert account.entered == status.topics["steps"].published == published, account
+                looked += 1
+        await app.run_until_idle(PATIENCE_S)
+        account = await _account(app)
+        assert account.entered == 140
+        assert account.open == 0
+        letters = await app.dead_letters()
+        assert account.dead == len(letters)
+        assert {letter.on_dead for letter in letters} == {"park", "continue"}
+        closing = {letter.key for letter in letters if letter.on_dead == "park"}
+        assert account.parked > 0
+        await app.archive([each for each in letters if each.on_dead == "park"], reason="x")
+        while True:
+            await app.run_until_idle(PATIENCE_S)
+            account = await _account(app)
+            more = [each for each in await app.dead_letters() if each.on_dead == "park"]
+            if not more:
+                break
+            assert {each.key for each in more} <= closing
+            await app.archive(more, reason="x")
+        assert account.parked == account.open == 0
+        assert account.entered == account.done + account.skipped + account.dead + account.archived
+
+
+async def the_first_rule_that_matches_decides(make: Factory) -> None:
+    """Of the retry rules the first that matches decides: dead, skipped, another policy, later."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+    errors: dict[str, Exception] = {
+        "dead": LookupError("no such product"),
+        "first": KeyError("a LookupError too"),
+        "skip": ValueError("seen before"),
+        "often": TimeoutError("slow"),
+        "later": ConnectionError("gone"),
+        "other": Boom("anything else"),
+    }
+    rules = (
+        (KeyError, Skipped()),
+        (LookupError, Dead(lane="continue")),
+        ((ValueError, TypeError), Skipped("seen before")),
+        (TimeoutError, Retry(attempts=7, delay_s=1, jitter=0, immediate=7)),
+        (ConnectionError, RetryLater(30.0)),
+        (Exception, Dead("no rule of its own")),
+    )
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, jitter=0, rules=rules))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        raise errors[step.key]
+
+    async with app:
+        await app.publish_many([Step(key, 0) for key in errors])
+        await app.run_until_idle(PATIENCE_S)
+        runs = {key: len(journal.of(key)) for key in errors}
+        assert runs == {"dead": 1, "first": 1, "skip": 1, "often": 7, "later": 3, "other": 1}
+        assert journal.of("later")[1].at_ms - journal.of("later")[0].at_ms == 30_000
+        letters = {(letter.key or b"").decode(): letter for letter in await app.dead_letters()}
+        assert sorted(letters) == ["dead", "later", "often", "other"]
+        assert letters["dead"].on_dead == "continue"
+        assert letters["dead"].error_message == "no such product"
+        assert letters["other"].error_message == "no rule of its own"
+        assert letters["often"].attempts == 7
+        assert (await _account(app)).skipped == 2
+
+
+async def a_group_of_errors_counts_as_what_all_its_leaves_match(make: Factory) -> None:
+    """An exception group counts for a rule only if every error in it matches that rule."""
+    clock = ManualClock()
+    app = make.app(clock=clock, partitions=1)
+    rules = ((ValueError, Skipped()), ((ValueError, KeyError), Dead(lane="continue")))
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=0, rules=rules))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        match step.key:
+            case "all":
+                inner = ExceptionGroup("inner", [ValueError("2")])
+                raise ExceptionGroup("outer", [ValueError("1"), inner])
+            case "mixed":
+                raise ExceptionGroup("outer", [ValueError("1"), KeyError("2")])
+            case _:
+                raise ExceptionGroup("outer", [ValueError("1"), Boom("2")])
+
+    async with app:
+        await app.publish_many([Step(key, 0) for key in ("all", "mixed", "none")])
+        await app.run_until_idle(PATIENCE_S)
+        letters = {(letter.key or b"").decode(): letter for letter in await app.dead_letters()}
+        assert (letters["mixed"].attempts, letters["mixed"].on_dead) == (1, "continue")
+        assert (letters["none"].attempts, letters["none"].disposition) == (2, "exhausted")
+        assert (await _account(app)).skipped == 1
+
+
+async def two_events_that_fail_at_the_same_time_are_both_kept(make: Factory) -> None:
+    """Two events of one partition that fail at the same time are both kept, with all attempts."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+    both = asyncio.Barrier(2)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=1, jitter=0, immediate=1))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if step.number == 0:
+            await both.wait()
+            raise Boom
+
+    async with app:
+        await app.publish_many(_steps("ab", 2))
+        await app.run_until_idle(PATIENCE_S)
+        letters = await app.dead_letters()
+        assert sorted(each.key or b"" for each in letters) == [b"a", b"b"]
+        assert [each.attempts for each in letters] == [3, 3]
+        account = await _account(app)
+        assert (account.dead, account.parked, account.open) == (2, 2, 0)
+
+
+async def a_key_ordered_group_runs_one_event_of_a_key_at_a_time(make: Factory) -> None:
+    """With ordering="key" one event of a key runs at a time, and different keys run at once."""
+    clock = ManualClock()
+    app = make.app(clock=clock, partitions=1)
+    running: set[str] = set()
+    twice: list[Step] = []
+    all_at_once = asyncio.Barrier(4)
+
+    @app.subscribe(Step, group=GROUP, concurrency=4)
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        if step.key in running:
+            twice.append(step)
+        running.add(step.key)
+        await all_at_once.wait()
+        running.discard(step.key)
+
+    async with app:
+        await app.publish_many(_steps("abcd", 5))
+        await app.run_until_idle(PATIENCE_S)
+        account = await _account(app)
+        assert (account.done, account.dead) == (20, 0)
+        assert not twice
+
+
+async def an_unordered_group_runs_events_of_one_key_at_once(make: Factory) -> None:
+    """With ordering="none" events of one key run at once, up to the concurrency, dead ones aside."""
+    clock = ManualClock()
+    app = make.app(clock=clock, partitions=1)
+    all_at_once = asyncio.Barrier(5)
+    most = running = 0
+
+    @app.subscribe(Step, group=GROUP, ordering="none", concurrency=5, retry=Retry(attempts=1))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await all_at_once.wait()
+        running -= 1
+        if step.number == 3:
+            raise Boom
+
+    async with app:
+        await app.publish_many(_steps("a", 20))
+        await app.run_until_idle(PATIENCE_S)
+        account = await _account(app)
+        assert (account.done, account.dead, account.parked) == (19, 1, 0)
+        assert most == 5
+        (letter,) = await app.dead_letters()
+        assert letter.on_dead == "continue"
+
+
+async def a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter(make: Factory) -> None:
+    """With ordering="partition" a partition is one lane, which waits for retries and stops at dead.
+
+    The other partitions go on; archiving the letter lets the stopped one go on, in order.
+    """
+    clock = ManualClock()
+    journal = Journal(clock)
+    order: dict[int, list[int]] = {}
+
+    def app() -> App:
+        made = make.app(clock=clock, partitions=2)
+
+        @made.subscribe(
+            Step, group=GROUP, ordering="partition", retry=Retry(attempts=3, delay_s=5, jitter=0)
+        )
+        async def handle(step: Step, ctx: Context[Any]) -> None:
+            journal.note(step, ctx)
+            order.setdefault(ctx.message.partition, []).append(ctx.message.offset)
+            if (step.key, step.number) == ("a", 1):
+                raise Boom
+
+        return made
+
+    keys = "abcdefgh"
+    async with (one := app()):
+        await one.publish_many(_steps(keys, 3))
+        await one.run_until_idle(PATIENCE_S)
+        (letter,) = await one.dead_letters()
+        assert (letter.on_dead, letter.attempts) == ("stop", 3)
+        stopped = letter.partition
+        expected = list(range(letter.offset)) + [letter.offset] * 3
+        assert order[stopped] == expected
+        assert order[1 - stopped] == sorted(order[1 - stopped])
+        account = await _account(one)
+        assert account.done == 24 - 1 - account.waiting
+        assert account.waiting > 0
+    async with (two := app()):
+        await two.run_until_idle(PATIENCE_S)
+        assert order[stopped] == expected, "expected that it stays stopped over a restart"
+        await two.archive(letter, reason="not needed")
+        await two.run_until_idle(PATIENCE_S)
+        assert order[stopped] == expected + list(range(letter.offset + 1, len(order[stopped]) - 2))
+        account = await _account(two)
+        assert (account.done, account.archived, account.open) == (23, 1, 0)
+
+
+async def a_random_history_keeps_order_loses_nothing_and_balances(make: Factory) -> None:
+    """Whatever fails, over restarts, replays and archiving: order holds and nothing is lost."""
+    for seed in range(4):
+        await _History(make, seed).run()
+
+
+class _History:
+    """A random history of one group; the same seed gives the same one."""
+
+    KEYS = "abcdef"
+    COUNT = 12
+
+    def __init__(self, make: Factory, seed: int) -> None:
+        self.make = make
+        self.group = f"group{seed}"
+        self.chance = random.Random(seed)
+        self.clock = ManualClock()
+        self.journal = Journal(self.clock)
+        fates = ("done", "done", "done", "once", "dead", "skip")
+        self.fate = {
+            (step.key, step.number): self.chance.choice(fates)
+            for step in _steps(self.KEYS, self.COUNT)
+        }
+        self.ended: set[tuple[str, int]] = set()
+        self.overtakes: list[Step] = []
+
+    def app(self) -> App:
+        app = self.make.app(clock=self.clock, partitions=2)
+        retry = Retry(attempts=3, delay_s=2, jitter=0.2)
+        app.subscribe(Step, group=self.group, start="now", retry=retry)(self.handle)
+        return app
+
+    async def handle(self, step: Step, ctx: Context[Any]) -> Outcome | None:
+        self.journal.note(step, ctx)
+        if not self.ended.issuperset((step.key, number) for number in range(step.number)):
+            self.overtakes.append(step)
+        fate = self.fate[step.key, step.number]
+        if fate == "dead" or (fate == "once" and ctx.attempt == 1):
+            raise Boom
+        self.ended.add((step.key, step.number))
+        return Skipped() if fate == "skip" else None
+
+    async def run(self) -> None:
+        steps = _steps(self.KEYS, self.COUNT)
+        async with (first := self.app()), first.handling():
+            assert (await _account(first, self.group)).entered == 0
+        for start in range(0, len(steps), 18):
+            await self.handle_some(steps[start : start + 18])
+        async with (last := self.app()):
+            await last.run_until_idle(PATIENCE_S)
+            while letters := list(await last.dead_letters(group=self.group)):
+                assert (await _account(last, self.group)).dead == len(letters)
+                await self.mend(last, letters)
+                await last.run_until_idle(PATIENCE_S)
+            account = await _account(last, self.group)
+        assert not self.overtakes
+        assert account.open == account.parked == 0
+        assert account.entered == len(steps)
+        assert self.ended == set(self.fate)
+        for key in self.KEYS:
+            attempts: dict[int, int] = {}
+            for run in self.journal.of(key, self.group):
+                assert run.attempt == (1 if run.replayed else attempts.get(run.number, 0) + 1), run
+                attempts[run.number] = run.attempt
+
+    async def handle_some(self, steps: list[Step]) -> None:
+        async with (app := self.app()):
+            await app.publish_many(steps)
+            if self.chance.random() < 0.5:
+                await app.run_until_idle(PATIENCE_S)
+            else:
+                async with app.handling():
+
+                    async def all_is_taken() -> bool:
+                        return (await app.status()).groups[self.group].waiting == 0
+
+                    await until(all_is_taken, "that all events are taken")
+                self.clock.advance(self.chance.random() * 3)
+            await _account(app, self.group)
+
+    async def mend(self, app: App, letters: list[DeadLetter]) -> None:
+        self.chance.shuffle(letters)
+        half = len(letters) // 2
+        for letter in letters[:half]:
+            step = msgspec.json.decode(letter.value or b"", type=Step)
+            self.fate[step.key, step.number] = "done"
+            await app.replay(letter, reason="mended")
+        for letter in letters[half:]:
+            step = msgspec.json.decode(letter.value or b"", type=Step)
+            self.ended.add((step.key, step.number))
+            await app.archive(letter, reason="not needed")

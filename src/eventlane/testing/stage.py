@@ -1,0 +1,317 @@
+"""What the cases of the conformance suite stand on: a storage, an event, and what handlers did."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+
+from eventlane.app import App
+from eventlane.broker import Broker, Consumer
+from eventlane.brokers import connect
+from eventlane.clock import Clock, sleep
+from eventlane.config import Limits
+from eventlane.event import event
+from eventlane.failure import Attempt, Attempts, DeadLetter
+from eventlane.handler import Context
+from eventlane.message import EVENT_TYPE, Record, derived_id, encode_headers, event_ids
+from eventlane.outcome import LaneOnDead
+from eventlane.settlement import Acquired, GroupSpec, Settlement
+
+__all__ = [
+    "GROUP",
+    "PATIENCE_S",
+    "TOPIC",
+    "Boom",
+    "Factory",
+    "Journal",
+    "Run",
+    "Step",
+    "Storage",
+    "acquired",
+    "attempts",
+    "changes_until",
+    "letter",
+    "offsets_of",
+    "record",
+    "settlement",
+    "spec",
+    "until",
+]
+
+PATIENCE_S = 5.0
+"""How long a case waits for what must happen, before it says that it does not."""
+TOPIC = "steps"
+GROUP = "group"
+
+
+class Factory(Protocol):
+    """Opens one storage, as often as a case asks: each time as another process would."""
+
+    def __call__(self, *, clock: Clock | None = None) -> AbstractAsyncContextManager[Broker]:
+        """The broker, closed at the end; the storage stays."""
+        ...
+
+    def app(self, *, name: str = "app", **options: Any) -> App:
+        """An app without subscriptions on the same storage."""
+        ...
+
+
+class Storage:
+    """A `Factory` for what a URL names.
+
+    Args:
+        url: What the broker is opened by. With `embedded::memory:` each opening has a storage of
+            its own, so that cases which open it again cannot pass.
+        durability: See `App`.
+        wrap: Puts another broker around the real one: see `broken.py`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        durability: str | None = None,
+        wrap: Callable[[Broker], Broker] = lambda broker: broker,
+    ) -> None:
+        self._url = url
+        self._durability = durability
+        self._wrap = wrap
+
+    @asynccontextmanager
+    async def __call__(self, *, clock: Clock | None = None) -> Any:
+        """See `Factory`."""
+        broker = self._wrap(await connect(self._url, clock=clock, durability=self._durability))
+        try:
+            yield broker
+        finally:
+            await broker.aclose()
+
+    def app(self, *, name: str = "app", **options: Any) -> App:
+        """See `Factory`."""
+        app = _WrappedApp(self._url, name=name, durability=self._durability, **options)
+        app.wrap = self._wrap
+        return app
+
+
+class _WrappedApp(App):
+    wrap: Callable[[Broker], Broker]
+
+    async def _open_broker(self) -> Broker:
+        return self.wrap(await super()._open_broker())
+
+
+# --- events and what handlers did with them ---------------------------------------------------
+
+
+@event(topic=TOPIC, key="key")
+class Step(msgspec.Struct, frozen=True):
+    """The event of most cases: steps of one key are numbered in order."""
+
+    key: str
+    number: int
+
+
+class Boom(Exception):
+    """What handlers raise."""
+
+
+class Run(NamedTuple):
+    """One run of a handler."""
+
+    group: str
+    key: str
+    number: int
+    attempt: int
+    replayed: bool
+    late: bool
+    at_ms: int
+
+
+class Journal:
+    """What handlers did, in order."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.runs: list[Run] = []
+
+    def note(self, step: Step, ctx: Context[Any]) -> None:
+        """A handler has begun."""
+        self.runs.append(
+            Run(
+                ctx.group,
+                step.key,
+                step.number,
+                ctx.attempt,
+                ctx.replayed,
+                ctx.late,
+                self._clock.now_ms(),
+            )
+        )
+
+    def numbers(self, key: str, group: str = GROUP) -> list[int]:
+        """The numbers of the steps of a key that were run, in order, each run."""
+        return [run.number for run in self.of(key, group)]
+
+    def of(self, key: str, group: str = GROUP) -> list[Run]:
+        """The runs of a key, in order."""
+        return [run for run in self.runs if run.key == key and run.group == group]
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], expected: str) -> None:
+    """Wait until something is so.
+
+    Raises:
+        AssertionError: It was not so within `PATIENCE_S`.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                found = condition()
+                if found if isinstance(found, bool) else await found:
+                    return
+                await sleep(0.001)
+    except TimeoutError:
+        raise AssertionError(f"within {PATIENCE_S} s: expected {expected}") from None
+
+
+# --- what goes to a broker --------------------------------------------------------------------
+
+
+def record(key: str | bytes | None, value: str | bytes | None, *, time_ms: int = 0) -> Record:
+    """A record as a log keeps it."""
+    return Record(
+        event_ids(time_ms, 1)[0],
+        key.encode() if isinstance(key, str) else key,
+        value.encode() if isinstance(value, str) else value,
+        time_ms,
+        encode_headers({EVENT_TYPE: "Step"}),
+    )
+
+
+def spec(name: str = GROUP, **options: Any) -> GroupSpec:
+    """A group as an app would declare it."""
+    given: dict[str, Any] = {
+        "topics": (TOPIC,),
+        "start": "first",
+        "ordering": "key",
+        "on_dead": "park",
+        "app": "conformance",
+        "host": "here",
+    }
+    return GroupSpec(name=name, **{**given, **options})
+
+
+async def changes_until(consumer: Consumer, enough: Callable[[list[Any]], bool]) -> list[Any]:
+    """What a consumer is told, until that is enough.
+
+    Raises:
+        AssertionError: It was not enough within `PATIENCE_S`.
+    """
+    found: list[Any] = []
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not enough(found):
+                found += await consumer.changes()
+    except TimeoutError:
+        raise AssertionError(f"within {PATIENCE_S} s the consumer was told only {found}") from None
+    return found
+
+
+async def acquired(consumer: Consumer, count: int = 1) -> Acquired:
+    """Wait until a consumer has so many partitions; the first of them."""
+
+    def enough(found: list[Any]) -> bool:
+        return sum(isinstance(each, Acquired) for each in found) >= count
+
+    found = await changes_until(consumer, enough)
+    own = [each for each in found if isinstance(each, Acquired)]
+    return min(own, key=lambda each: (each.topic, each.partition))
+
+
+def settlement(own: Acquired, watermark: int, **options: Any) -> Settlement:
+    """A settlement of a partition that is owned."""
+    given: dict[str, Any] = {
+        "topic": own.topic,
+        "partition": own.partition,
+        "epoch": own.epoch,
+        "watermark": watermark,
+        "settled": (),
+        "dispatched": watermark - 1,
+    }
+    return Settlement(**{**given, **options})
+
+
+def attempts(offset: int, count: int, *, due_ms: int = 0) -> Attempts:
+    """The stored attempts of an event that has failed so often."""
+    history = tuple(
+        Attempt(
+            number=number,
+            started_ms=number,
+            planned_delay_s=0.0,
+            actual_delay_s=0.0,
+            duration_s=0.5,
+            error_class="Boom",
+            host="here",
+        )
+        for number in range(1, count + 1)
+    )
+    return Attempts(offset, count, due_ms, 1, 0, history)
+
+
+def letter(
+    own: Acquired,
+    offset: int,
+    what: Record,
+    *,
+    group: str = GROUP,
+    on_dead: LaneOnDead = "park",
+    replay_count: int = 0,
+) -> DeadLetter:
+    """A dead letter with everything that one has."""
+    last = attempts(offset, 3)
+    return DeadLetter(
+        id=derived_id(own.topic, own.partition, offset, group),
+        topic=own.topic,
+        partition=own.partition,
+        offset=offset,
+        group=group,
+        handler="stage.handle",
+        key=what.key,
+        value=what.value,
+        header_block=what.headers,
+        event_id=UUID(bytes=what.id),
+        event_type="Step",
+        stage="handle",
+        disposition="exhausted",
+        error_class="Boom",
+        error_module="stage",
+        error_message="no",
+        error_stack="Boom: no",
+        cause_class=None,
+        fingerprint="0123456789abcdef",
+        attempts=last.count,
+        timeouts=0,
+        crashes=0,
+        first_failed_ms=1,
+        last_failed_ms=3,
+        produced_ms=what.time_ms,
+        history=last.history,
+        policy="Retry(attempts=3)",
+        app="conformance",
+        app_version="1",
+        host="here",
+        pid=1,
+        correlation_id="c",
+        causation_id=None,
+        trace_id=None,
+        on_dead=on_dead,
+        replay_count=replay_count,
+    )
+
+
+def offsets_of(letters: Sequence[DeadLetter]) -> list[int]:
+    """The offsets of dead letters, in their order."""
+    return [each.offset for each in letters]
