@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -20,10 +19,10 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from eventlane.account import Status
-from eventlane.background import LoopThread
+from eventlane.background import LoopThread, stop_on_signals
 from eventlane.broker import Broker
 from eventlane.brokers import connect
-from eventlane.clock import Clock, SystemClock, VirtualClock
+from eventlane.clock import Clock, SystemClock
 from eventlane.config import Limits, checked_options
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError, HandlerStuck, NotIdle, Refused, Unavailable
@@ -31,8 +30,9 @@ from eventlane.event import Key, event_type
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.handler import Middleware
 from eventlane.handling import handling
+from eventlane.idle import still_open, until_idle
 from eventlane.message import Message, Position
-from eventlane.operation import Operation
+from eventlane.operation import Operation, ids_of
 from eventlane.publishing import publish_in_chunks
 from eventlane.reading import read
 from eventlane.serde import Codec
@@ -58,7 +58,7 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 Handles = TypeVar("Handles", bound=Callable[..., Any])
-Lifespan = Callable[["App"], AbstractAsyncContextManager[Any]]
+_Lifespan = Callable[["App"], AbstractAsyncContextManager[Any]]
 
 _LOOK_AGAIN_S = 0.05
 """How soon waiting looks again where nothing in this process would tell it."""
@@ -97,26 +97,15 @@ class App:
         format: Literal["json"] = "json",
         create_topics: bool = True,
         middleware: Sequence[Middleware] = (),
-        lifespan: Lifespan | None = None,
+        lifespan: _Lifespan | None = None,
         limits: Limits | None = None,
         clock: Clock | None = None,
     ) -> None:
+        self._options = {name: value for name, value in locals().items() if name != "self"}
+        """As they were given: for `replace`."""
         self.url = url
         self.name = name
         self.version = version
-        self._options: dict[str, Any] = {
-            "url": url,
-            "name": name,
-            "version": version,
-            "partitions": partitions,
-            "durability": durability,
-            "format": format,
-            "create_topics": create_topics,
-            "middleware": middleware,
-            "lifespan": lifespan,
-            "limits": limits,
-            "clock": clock,
-        }
         self._subscriptions: list[Subscription] = []
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
@@ -125,8 +114,6 @@ class App:
             raise ConfigError(
                 f"App(format={format!r}): expected 'json'. Avro is not in this version."
             )
-        if partitions is not None and (isinstance(partitions, bool) or partitions < 1):
-            raise ConfigError(f"App(partitions={partitions!r}): expected a number, 1 or more.")
         self._serialise = Serialiser(
             codecs=self._codecs,
             format=format,
@@ -417,23 +404,13 @@ class App:
         Raises:
             EventlaneError: See `handling`.
         """
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-
-        def asked_to_stop(number: int) -> None:
-            if stop.is_set():
-                os._exit(128 + number)
-            stop.set()
-
         async with contextlib.AsyncExitStack() as stack:
             if self._broker is None:
                 await stack.enter_async_context(self)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, asked_to_stop, number)
-                stack.callback(loop.remove_signal_handler, number)
+            asked_to_stop = stack.enter_context(stop_on_signals())
             try:
                 async with self.handling():
-                    await stop.wait()
+                    await asked_to_stop.wait()
             except HandlerStuck as error:
                 # An orderly end would wait for the stuck thread for ever.
                 log.critical("%s: exiting: %s", self.name, error)
@@ -456,31 +433,14 @@ class App:
                 await stack.enter_async_context(self.handling())
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._until_idle()
+                    self._has_moved.clear()
+                    await until_idle(self._dispatchers, self._connected, self._clock, self._moved)
             except TimeoutError:
                 status = await self._connected.status()
                 raise NotIdle(
-                    f"still not idle after timeout_s={timeout_s}: {_still_open(status)}",
+                    f"still not idle after timeout_s={timeout_s}: {still_open(status)}",
                     status=status,
                 ) from None
-
-    async def _until_idle(self) -> None:
-        while True:
-            self._has_moved.clear()
-            if all(each.is_quiet for each in self._dispatchers):
-                due = [ms for each in self._dispatchers if (ms := each.next_due_ms) is not None]
-                if due and isinstance(self._clock, VirtualClock):
-                    self._clock.advance_to(min(due))
-                elif not due and await self._nothing_is_open():
-                    return
-            await self._moved()
-
-    async def _nothing_is_open(self) -> bool:
-        groups = (await self._connected.status()).groups
-        return all(
-            each.is_blocked or groups[each.plan.name].open + groups[each.plan.name].pending == 0
-            for each in self._dispatchers
-        )
 
     async def _moved(self) -> None:
         """Wait until something happened here, or may have happened elsewhere."""
@@ -596,7 +556,7 @@ class App:
             On return the operation survives a crash; a process that handles the group runs it.
         """
         broker = self._connected
-        number = await broker.replay(_ids(letters), actor=actor or self._actor, reason=reason)
+        number = await broker.replay(ids_of(letters), actor=actor or self._actor, reason=reason)
         return Operation(number, broker, self._moved)
 
     async def archive(
@@ -615,7 +575,7 @@ class App:
             Unavailable: The app is not connected.
         """
         broker = self._connected
-        number = await broker.archive(_ids(letters), actor=actor or self._actor, reason=reason)
+        number = await broker.archive(ids_of(letters), actor=actor or self._actor, reason=reason)
         return Operation(number, broker, self._moved)
 
     async def pause(self, group: str, *, reason: str, actor: str | None = None) -> None:
@@ -639,18 +599,3 @@ class App:
     @property
     def _actor(self) -> str:
         return f"{self.name}@{os.uname().nodename}"
-
-
-def _ids(letters: DeadLetter | UUID | Iterable[DeadLetter | UUID]) -> list[UUID]:
-    several = [letters] if isinstance(letters, DeadLetter | UUID) else letters
-    return [each.id if isinstance(each, DeadLetter) else each for each in several]
-
-
-def _still_open(status: Status) -> str:
-    parts = [
-        f"group {name!r} has {group.waiting} waiting, {group.in_flight} in flight, "
-        f"{group.held} held, {group.pending} commands pending"
-        for name, group in status.groups.items()
-        if group.open or group.pending
-    ]
-    return "; ".join(parts) or "handlers are still running"

@@ -1,12 +1,14 @@
-"""Running an app beside other code: in a thread of its own, or as a body's companion."""
+"""Running an app: beside other code, in a thread of its own, or until a signal."""
 
 import asyncio
+import os
+import signal
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
-__all__ = ["LoopThread", "cancelling_group"]
+__all__ = ["LoopThread", "cancelling_group", "stop_on_signals"]
 
 
 class LoopThread:
@@ -66,3 +68,24 @@ async def cancelling_group() -> AsyncGenerator[asyncio.TaskGroup]:
         if len(failures.exceptions) == 1:
             raise failures.exceptions[0] from None
         raise
+
+
+@contextmanager
+def stop_on_signals() -> Generator[asyncio.Event]:
+    """An event that SIGTERM or SIGINT sets; the second of them ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def asked_to_stop(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, asked_to_stop, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

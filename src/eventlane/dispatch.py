@@ -24,7 +24,6 @@ from eventlane.broker import Consumer
 from eventlane.clock import Clock, monotonic, sleep, yield_to_loop
 from eventlane.conclude import Concluder
 from eventlane.config import Limits
-from eventlane.deadletter import HandlerTimeout
 from eventlane.errors import HandlerStuck, Undecodable
 from eventlane.handler import Context, Delivery, Origin, Serialise
 from eventlane.lanes import Lanes
@@ -33,6 +32,7 @@ from eventlane.routing import NO_ROUTE, Route, Routes
 from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
 from eventlane.settling import Settler
 from eventlane.subscription import GroupPlan, Subscription
+from eventlane.workers import Worker, Workers
 
 __all__ = ["Dispatcher"]
 
@@ -45,23 +45,6 @@ _SWEEP_S_MAX = 1.0
 _ROUTES_MAX = 1024
 """Header blocks whose route is remembered, per partition: more only with headers of one's own."""
 _PARKED_PER_READ = 200
-
-
-class _Worker:
-    """A task that handles one delivery after the other."""
-
-    __slots__ = ("deadline", "handling", "is_idle", "subscription", "task", "timed_out")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.handling: Delivery | list[Delivery] | None = None
-        """What a handler runs for now."""
-        self.is_idle = False
-        """It sleeps until there is something to do."""
-        self.deadline = 0.0
-        """When the running handler is cancelled; 0 while none runs that may be."""
-        self.timed_out = False
-        self.subscription: Subscription | None = None
 
 
 class Dispatcher:
@@ -99,13 +82,13 @@ class Dispatcher:
         self._feeding = False
         self._paused: str | None = None
         self._stopping = False
-        self._workers: set[_Worker] = set()
-        self._idle: list[tuple[_Worker, asyncio.Future[None]]] = []
+        self._workers = Workers(
+            self._work, group=plan.name, count_max=plan.concurrency, failed=self._fail
+        )
         self._growing = False
         """`_grow` is about to look whether one more worker is of use."""
-        self._lists = Lists(self._wake)
+        self._lists = Lists(self._workers.wake)
         self._concluder = Concluder(plan, app=app, app_version=app_version, clock=clock)
-        self._clean = copy_context()
         self._settler = Settler(
             plan.name,
             consumer,
@@ -149,27 +132,20 @@ class Dispatcher:
         """Let running handlers end, write what became of them, leave."""
         self._stopping = True
         self._fill_ring()
-        self._wake_all()
-        running = {worker.task for worker in self._workers if worker.task is not None}
-        if running:
-            _, late = await asyncio.wait(running, timeout=self._limits.drain_s)
-            for task in late:
-                task.cancel()
-            if late:
-                log.warning(
-                    "group %s: %d handlers did not end within drain_s=%s and are cancelled; "
-                    "their events will be handled again",
-                    self.plan.name,
-                    len(late),
-                    self._limits.drain_s,
-                )
-                _, alive = await asyncio.wait(late, timeout=self._limits.drain_s)
-                if alive:
-                    raise HandlerStuck(
-                        f"group {self.plan.name!r}: {len(alive)} handlers ignore cancellation or "
-                        "run in threads that do not end. Their partitions stay owned until this "
-                        "process exits: exit it."
-                    )
+        late, alive = await self._workers.stop(within_s=self._limits.drain_s)
+        if alive:
+            raise HandlerStuck(
+                f"group {self.plan.name!r}: {alive} handlers ignore cancellation or run in threads "
+                "that do not end. Their partitions stay owned until this process exits: exit it."
+            )
+        if late:
+            log.warning(
+                "group %s: %d handlers did not end within drain_s=%s and were cancelled; their "
+                "events will be handled again",
+                self.plan.name,
+                late,
+                self._limits.drain_s,
+            )
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -190,7 +166,7 @@ class Dispatcher:
     def is_quiet(self) -> bool:
         """Nothing runs, nothing is to be written, and nothing that may run is left."""
         return not (
-            self.in_flight
+            self._workers.in_flight
             or self._settler.is_writing
             or any(lanes.is_moving for lanes in self._partitions.values())
             or (not self._paused and self._has_work())
@@ -207,19 +183,10 @@ class Dispatcher:
         """Paused, or a partition waits for an operator."""
         return self._paused is not None or any(each.blocked for each in self._partitions.values())
 
-    @property
-    def in_flight(self) -> int:
-        """Deliveries whose handler runs."""
-        return sum(
-            len(worker.handling) if isinstance(worker.handling, list) else 1
-            for worker in self._workers
-            if worker.handling is not None
-        )
-
     def beat(self) -> None:
         """Tell the broker that the event loop turns, and what this process has open."""
-        in_flight = self.in_flight
-        taken = sum(lanes.taken_open for lanes in self._partitions.values())
+        in_flight = self._workers.in_flight
+        taken = sum(lanes.span.taken_open for lanes in self._partitions.values())
         self._consumer.beat(in_flight, max(0, taken - in_flight))
 
     # --- what the broker says ---------------------------------------------------------------
@@ -243,7 +210,7 @@ class Dispatcher:
                             self._note(lanes)
                     case Paused(reason):
                         self._pause(reason)
-            self._wake()
+            self._workers.wake()
 
     def _acquire(self, change: Acquired) -> None:
         origin = Origin(
@@ -272,8 +239,8 @@ class Dispatcher:
         self._hungry.discard(lanes)
         for worker in self._workers:
             running = worker.handling
-            if isinstance(running, Context) and running.origin.lanes is lanes and worker.task:
-                worker.task.cancel()
+            if isinstance(running, Context) and running.origin.lanes is lanes:
+                worker.cancel()
         self._lists.forget(lanes)
         self._moved()
 
@@ -309,9 +276,9 @@ class Dispatcher:
 
     def _has_room(self, lanes: Lanes) -> bool:
         return (
-            not lanes.has_untaken
+            not lanes.span.untaken
             and not lanes.stopped
-            and lanes.next_offset - lanes.watermark < self._limits.span_max
+            and lanes.span.next_offset - lanes.span.watermark < self._limits.span_max
         )
 
     def _has_work(self) -> bool:
@@ -319,7 +286,7 @@ class Dispatcher:
             self._lists.holds_any
             or any(self._has_room(each) for each in self._hungry)
             or any(
-                each.ready or each.to_load or (each.has_untaken and not each.blocked)
+                each.ready or each.to_load or (each.span.untaken and not each.blocked)
                 for each in self._ring
             )
         )
@@ -340,13 +307,15 @@ class Dispatcher:
                         topic, partition, key, lane.read_to, _PARKED_PER_READ
                     )
                     lanes.supply(lane, rows)
+                    self._settler.note(lanes)  # a stored retry among them has its due time
                     fed = True
                 if lanes in self._hungry and self._has_room(lanes):
                     batch = await self._consumer.fetch(
-                        topic, partition, lanes.next_offset, self._limits.fetch_events_max
+                        topic, partition, lanes.span.next_offset, self._limits.fetch_events_max
                     )
                     if batch.records:
                         lanes.add(batch)
+                        self._settler.note(lanes)  # the same
                         fed = True
                     else:
                         self._hungry.discard(lanes)
@@ -372,7 +341,7 @@ class Dispatcher:
 
     # One long function on purpose: each call that is put into a function of its own costs the
     # hot loop about 60 ns of some 900 for an event (benchmarks, consume_async).
-    async def _work(self, worker: _Worker) -> None:  # noqa: C901, PLR0915
+    async def _work(self, worker: Worker) -> None:  # noqa: C901, PLR0915  # see above
         """Handle deliveries, one after the other, until there is nothing to do for ever."""
         ring, settler, clean = self._ring, self._settler, copy_context()
         origin: Origin | None = None
@@ -386,10 +355,10 @@ class Dispatcher:
                     await self._run_list(worker, *self._lists.ready.popleft())
                 elif await self._feed() or self._lists.close_those_that_need_not_linger():
                     continue
-                elif not await self._wait_for_work(worker):
+                elif not await self._sleep(worker):
                     return None
                 if copy_context() != clean:
-                    return self._retire(worker)
+                    return self._workers.retire(worker)
                 continue
 
             record = delivery.record
@@ -419,7 +388,7 @@ class Dispatcher:
             except asyncio.CancelledError as error:
                 if self._stopping:
                     raise
-                self._failed(delivery, route.subscription, self._cancelled(worker, error), started)
+                self._failed(delivery, route.subscription, worker.why_cancelled(error), started)
             except Exception as error:
                 self._failed(delivery, route.subscription, error, started)
             else:
@@ -432,7 +401,7 @@ class Dispatcher:
             if settler.timer is None or lanes.urgent:
                 self._note(lanes)
             if copy_context() != clean:
-                return self._retire(worker)
+                return self._workers.retire(worker)
 
     def _goes_on(self, route: Route, delivery: Delivery) -> bool:
         """What is not handled one by one with an event: whether it is handled at once after all."""
@@ -456,75 +425,19 @@ class Dispatcher:
             self._lists.add(subscription, delivery)
         return False
 
-    def _cancelled(self, worker: _Worker, error: BaseException) -> BaseException:
-        """Why a handler was cancelled: it timed out, or something in it cancelled itself."""
-        if not worker.timed_out:
-            return error
-        worker.timed_out = False
-        assert worker.task is not None
-        assert worker.subscription is not None
-        worker.task.uncancel()
-        return HandlerTimeout(
-            f"the handler did not return within timeout_s={worker.subscription.timeout_s}"
-        )
-
-    def _retire(self, worker: _Worker) -> None:
-        """Replace a worker whose handler left context variables behind, so that none leak."""
-        self._workers.discard(worker)
-        self._start_worker()
-
-    async def _wait_for_work(self, worker: _Worker) -> bool:
-        """Sleep until woken; False if the worker is to end."""
+    async def _sleep(self, worker: Worker) -> bool:
+        """Nothing is to be done now: sleep until woken; False if the worker is to end."""
         for lanes in self._partitions.values():
             if lanes.urgent:  # taking parks what waits behind a dead letter, and no run notes it
                 self._settler.note(lanes)
         self._moved()
-        if self._stopping:
-            self._workers.discard(worker)
-            return False
-        future = self._loop.create_future()
-        self._idle.append((worker, future))
-        worker.is_idle = True
-        await future
-        return True
-
-    def _start_worker(self) -> None:
-        worker = _Worker()
-        self._workers.add(worker)
-        # A context of its own: a worker must not begin with what a handler happened to have set.
-        worker.task = self._loop.create_task(
-            self._work(worker),
-            name=f"eventlane {self.plan.name}: worker",
-            context=self._clean.copy(),
-        )
-        worker.task.add_done_callback(self._worker_ended)
-
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) and not self._failure.done():
-            self._failure.set_exception(error)
-
-    def _wake(self) -> None:
-        """Have a worker look for something to do, unless one is about to anyway."""
-        if any(not worker.is_idle and worker.handling is None for worker in self._workers):
-            return
-        if self._idle:
-            worker, future = self._idle.pop()
-            worker.is_idle = False
-            future.set_result(None)
-        elif len(self._workers) < self.plan.concurrency and not self._stopping:
-            self._start_worker()
-
-    def _wake_all(self) -> None:
-        for worker, future in self._idle:
-            worker.is_idle = False
-            future.set_result(None)
-        self._idle.clear()
+        return await self._workers.sleep(worker)
 
     def _grow(self) -> None:
         """A handler was entered before this turn: one more worker may be of use."""
         self._growing = False
         if self._paused is None and self._has_work():
-            self._wake()
+            self._workers.wake()
 
     # --- what became of it ------------------------------------------------------------------
 
@@ -557,7 +470,7 @@ class Dispatcher:
     # --- batch handlers ---------------------------------------------------------------------
 
     async def _run_list(
-        self, worker: _Worker, subscription: Subscription, deliveries: list[Delivery]
+        self, worker: Worker, subscription: Subscription, deliveries: list[Delivery]
     ) -> None:
         if not deliveries:  # its partition was lost meanwhile
             return
@@ -575,7 +488,7 @@ class Dispatcher:
         except asyncio.CancelledError as error:
             if self._stopping:
                 raise
-            self._list_failed(deliveries, subscription, self._cancelled(worker, error), started)
+            self._list_failed(deliveries, subscription, worker.why_cancelled(error), started)
         except Exception as error:
             self._list_failed(deliveries, subscription, error, started)
         else:
@@ -614,11 +527,11 @@ class Dispatcher:
         """See to it that outcomes are written, retries start, and workers look."""
         self._settler.note(lanes)
         if lanes.ready or lanes.to_load:
-            self._wake()
+            self._workers.wake()
 
     def _after_settling(self) -> None:
         self._moved()
-        self._wake()
+        self._workers.wake()
 
     # --- time-outs --------------------------------------------------------------------------
 
@@ -627,23 +540,26 @@ class Dispatcher:
         while True:
             await sleep(self._sweep_s)
             self.beat()
-            now = monotonic()
+            now_s = monotonic()
             for worker in self._workers:
-                if worker.deadline and now > worker.deadline:
-                    self._time_out(worker, now)
+                if worker.deadline and now_s > worker.deadline:
+                    self._time_out(worker, now_s)
 
-    def _time_out(self, worker: _Worker, now: float) -> None:
+    def _time_out(self, worker: Worker, now_s: float) -> None:
         subscription = worker.subscription
         assert subscription is not None
-        assert worker.task is not None
-        if now > worker.deadline + self._limits.stuck_s and not self._failure.done():
-            self._failure.set_exception(
+        if now_s > worker.deadline + self._limits.stuck_s:
+            self._fail(
                 HandlerStuck(
                     f"handler {subscription.name} still runs {self._limits.stuck_s} s after its "
                     f"timeout_s={subscription.timeout_s}. Its lane stays closed until this process "
                     "exits: exit it, and mend the handler."
                 )
             )
-        if subscription.is_async and not worker.timed_out:
-            worker.timed_out = True
-            worker.task.cancel()
+        if subscription.is_async:
+            worker.time_out()
+
+    def _fail(self, error: BaseException) -> None:
+        """End handling with an error."""
+        if not self._failure.done():
+            self._failure.set_exception(error)

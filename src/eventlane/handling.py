@@ -9,7 +9,7 @@ from typing import Any
 
 from eventlane.background import cancelling_group
 from eventlane.broker import Broker, Consumer
-from eventlane.clock import Clock
+from eventlane.clock import Clock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.handler import Middleware, Serialise
@@ -72,6 +72,8 @@ async def handling(
                 for each in dispatchers
             ]
             try:
+                # A task that is cancelled before its first step never runs: it would not leave.
+                await yield_to_loop()
                 yield dispatchers
             finally:
                 for task in running:

@@ -17,9 +17,8 @@ Invariants:
 - The watermark is the lowest offset without an outcome. What is done above it is written as runs.
 """
 
-import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Literal
 
@@ -28,33 +27,9 @@ from eventlane.failure import Attempts, DeadLetter
 from eventlane.handler import Context, Delivery, Origin, Trouble
 from eventlane.message import Record
 from eventlane.settlement import Acquired, Batch, Command, LetterChange, Settlement
+from eventlane.span import EARLY, SETTLED, Chunk, Span
 
 __all__ = ["Lane", "Lanes"]
-
-_OPEN, _SETTLED, _EARLY = 0, 1, 2
-"""A chunk's flag for each event; _EARLY: taken ahead of its turn (a stored retry), no outcome."""
-
-_SETTLED_RUN = re.compile(b"\x01+")
-
-
-class _Chunk:
-    """A stretch of the log between the watermark and what was fetched last."""
-
-    __slots__ = ("first", "flags", "next", "offsets", "records")
-
-    def __init__(self, batch: Batch) -> None:
-        self.offsets: Sequence[int] = batch.offsets
-        self.records: Sequence[Record] = batch.records
-        self.first = batch.offsets[0] if isinstance(batch.offsets, range) else None
-        """The first offset where there are no gaps: adding is faster than looking up."""
-        self.flags = bytearray(len(batch.records))
-        self.next = 0
-        """Index of the first event that was not taken yet."""
-
-    def first_open(self) -> int:
-        """Index of the first event without an outcome; -1 if all have one."""
-        first, early = self.flags.find(_OPEN), self.flags.find(_EARLY)
-        return first if early < 0 else early if first < 0 else min(first, early)
 
 
 class Lane:
@@ -99,12 +74,10 @@ class Lanes:
     __slots__ = (
         "_attempts",
         "_awaiting",
-        "_chunks",
         "_cleared",
         "_commands",
         "_committing",
         "_dead",
-        "_dispatched",
         "_done",
         "_due",
         "_due_count",
@@ -117,19 +90,17 @@ class Lanes:
         "_parking",
         "_published",
         "_put_back",
-        "_settled_before",
         "_skipped",
         "_stored",
         "_unparked",
-        "_untaken",
         "closed",
         "epoch",
         "full",
-        "next_offset",
         "now_ms",
         "origin",
         "pause",
         "ready",
+        "span",
         "stopped",
         "take",
         "to_load",
@@ -148,8 +119,7 @@ class Lanes:
         self.origin = origin
         self.epoch = acquired.epoch
         self.now_ms = now_ms
-        self.next_offset = acquired.watermark
-        """Where the next fetch starts."""
+        self.span = Span(acquired.watermark, acquired.settled)
         self.closed: dict[object, Lane | None] = {}
         """Every lane that is not free; None: one event runs and nothing else is to be known."""
         self.ready: deque[Delivery] = deque()
@@ -167,14 +137,10 @@ class Lanes:
         self._keyed = ordering == "key"
         self._one_lane = ordering == "partition"
         self._parked_max = limits.parked_per_key_max
-        self._chunks: deque[_Chunk] = deque()
-        self._untaken: deque[_Chunk] = deque()
-        self._dispatched = -1
         self._due: list[tuple[int, int, Lane]] = []
         self._due_count = 0
         self._put_back: list[Lane] = []
         self._stored = {attempts.offset: attempts for attempts in acquired.attempts}
-        self._settled_before = acquired.settled
         self._awaiting: list[Lane] = []
         self._parking: list[Lane] = []
         self._committing: tuple[list[Lane], list[Lane]] = ([], [])
@@ -198,22 +164,15 @@ class Lanes:
     # --- what may run -----------------------------------------------------------------------
 
     def add(self, batch: Batch) -> None:
-        """Take in what was fetched from `next_offset` on."""
-        chunk = _Chunk(batch)
-        self.next_offset = batch.offsets[-1] + 1
-        self._chunks.append(chunk)
-        self._untaken.append(chunk)
-        if self._settled_before and self._settled_before[-1][1] > batch.offsets[0]:
-            for index, offset in enumerate(chunk.offsets):
-                if any(start <= offset < stop for start, stop in self._settled_before):
-                    chunk.flags[index] = _SETTLED
+        """Take in what was fetched from `span.next_offset` on."""
+        chunk = self.span.add(batch)
         first, last = batch.offsets[0], batch.offsets[-1]
         if self._stored and any(first <= offset <= last for offset in self._stored):
             self._take_early(chunk)
 
     def _deliveries(self) -> Iterator[Delivery | None]:
         """What `take` steps through. A generator, since it keeps its place in local variables."""
-        ready, closed, untaken, origin = self.ready, self.closed, self._untaken, self.origin
+        ready, closed, untaken, origin = self.ready, self.closed, self.span.untaken, self.origin
         keyed, one_lane, stopped = self._keyed, self._one_lane, self.stopped
         while True:
             while ready:
@@ -300,7 +259,7 @@ class Lanes:
         if chunk is None or delivery.trouble is not None:
             self._close(delivery, "done")
         else:
-            chunk.flags[delivery.index] = _SETTLED
+            chunk.flags[delivery.index] = SETTLED
             self._done += 1
         if delivery.published:
             self._published += delivery.published
@@ -367,7 +326,7 @@ class Lanes:
         """All that became of deliveries since the last call; None if nothing did."""
         if not (self.urgent or self._done or self._skipped):
             return None
-        watermark = self._drop_settled()
+        watermark = self.span.drop_settled()
         by_topic: dict[str, list[Record]] = {}
         for topic, record in self._published:
             by_topic.setdefault(topic, []).append(record)
@@ -376,8 +335,8 @@ class Lanes:
             partition=self.origin.partition,
             epoch=self.epoch,
             watermark=watermark,
-            settled=self._settled_runs(watermark),
-            dispatched=self._highest_taken(),
+            settled=self.span.settled_runs(watermark),
+            dispatched=self.span.highest_taken,
             done=self._done,
             skipped=self._skipped,
             attempts=list(self._attempts.values()),
@@ -411,31 +370,9 @@ class Lanes:
     # --- what it looks like from outside ----------------------------------------------------
 
     @property
-    def watermark(self) -> int:
-        """The lowest offset without an outcome."""
-        for chunk in self._chunks:
-            index = chunk.first_open()
-            if index >= 0:
-                return chunk.offsets[index]
-        return self.next_offset
-
-    @property
-    def taken_open(self) -> int:
-        """Events of the log that were taken and have no outcome: running or held."""
-        return sum(
-            chunk.flags.count(_OPEN, 0, chunk.next) + chunk.flags.count(_EARLY)
-            for chunk in self._chunks
-        )
-
-    @property
     def next_due_ms(self) -> int | None:
         """When `wake` should be called next."""
         return self._due[0][0] if self._due else None
-
-    @property
-    def has_untaken(self) -> bool:
-        """Whether fetched events are left that nobody took."""
-        return bool(self._untaken)
 
     @property
     def blocked(self) -> bool:
@@ -524,7 +461,7 @@ class Lanes:
         if lane.parked >= self._parked_max:
             self.full = lane
             return False
-        delivery.chunk.flags[delivery.index] = _SETTLED
+        delivery.chunk.flags[delivery.index] = SETTLED
         self._parked.append((delivery.offset, delivery.record))
         self._parking.append(lane)
         lane.parked += 1
@@ -559,7 +496,7 @@ class Lanes:
         if trouble is not None and trouble.attempts is not None:
             self._forget_attempts(delivery.offset)
         if delivery.chunk is not None:
-            delivery.chunk.flags[delivery.index] = _SETTLED
+            delivery.chunk.flags[delivery.index] = SETTLED
             return
         self._unparked.append(delivery.offset)
         lane = self._lane(delivery.lane)
@@ -592,7 +529,7 @@ class Lanes:
             delivery.trouble = delivery.trouble or Trouble()
             delivery.trouble.attempts = attempts
 
-    def _take_early(self, chunk: _Chunk) -> None:
+    def _take_early(self, chunk: Chunk) -> None:
         """Give events with stored attempts their place at the head of their lane.
 
         All earlier events of such a lane have an outcome: its attempt could not have been stored
@@ -605,39 +542,6 @@ class Lanes:
                 lane = self._lane(offset if key is None else key)
                 delivery: Delivery = Context(self.origin, lane.key, offset, record, chunk, index)
                 self._restore_attempts(delivery)
-                chunk.flags[index] = _EARLY
+                chunk.flags[index] = EARLY
                 lane.queue.append(delivery)
                 self._advance(lane)
-
-    def _drop_settled(self) -> int:
-        """Forget chunks without an open event; return the watermark."""
-        while self._chunks:
-            chunk = self._chunks[0]
-            index = chunk.first_open()
-            if index >= 0:
-                return chunk.offsets[index]
-            if chunk.next < len(chunk.records):
-                break  # settled before this process had it, but `take` has not passed it yet
-            self._dispatched = max(self._dispatched, chunk.offsets[-1])
-            self._chunks.popleft()
-        return self._chunks[0].offsets[-1] + 1 if self._chunks else self.next_offset
-
-    def _settled_runs(self, watermark: int) -> list[tuple[int, int]]:
-        """What has an outcome above the watermark, as [start, stop) runs."""
-        runs: list[tuple[int, int]] = []
-        for chunk in self._chunks:
-            for run in _SETTLED_RUN.finditer(chunk.flags, max(chunk.first_open(), 0)):
-                start, stop = chunk.offsets[run.start()], chunk.offsets[run.end() - 1] + 1
-                if stop > watermark:
-                    runs.append((start, stop))
-        for start, stop in self._settled_before:
-            if stop > self.next_offset:  # not fetched again yet
-                runs.append((max(start, self.next_offset), stop))
-        return runs
-
-    def _highest_taken(self) -> int:
-        for chunk in reversed(self._chunks):
-            if chunk.next:
-                self._dispatched = max(self._dispatched, chunk.offsets[chunk.next - 1])
-                break
-        return self._dispatched

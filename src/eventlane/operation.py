@@ -1,13 +1,13 @@
 """A bulk change of dead letters, tracked until it has ended."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from uuid import UUID
 
 from eventlane.broker import Broker
-from eventlane.failure import LetterState
+from eventlane.failure import DeadLetter, LetterState
 
-__all__ = ["Operation"]
+__all__ = ["Operation", "ids_of"]
 
 
 class Operation:
@@ -39,3 +39,9 @@ class Operation:
             if "replaying" not in states:
                 return dict(Counter(states))
             await self._moved()
+
+
+def ids_of(letters: DeadLetter | UUID | Iterable[DeadLetter | UUID]) -> list[UUID]:
+    """The ids of one or several dead letters."""
+    several = [letters] if isinstance(letters, DeadLetter | UUID) else letters
+    return [each.id if isinstance(each, DeadLetter) else each for each in several]

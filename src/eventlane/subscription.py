@@ -250,8 +250,9 @@ def _plan(name: str, members: list[Subscription], cpus: int) -> GroupPlan:
 def _is_async(function: Callable[..., Any]) -> bool:
     while isinstance(function, partial):
         function = function.func
-    call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    return inspect.iscoroutinefunction(call)
+    if not inspect.isroutine(function) and callable(function):
+        function = type(function).__call__  # an object that is called
+    return inspect.iscoroutinefunction(function)
 
 
 def _check_signature(function: Callable[..., Any], name: str, *, batch: bool) -> None:

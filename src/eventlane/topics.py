@@ -16,6 +16,8 @@ class Topics:
 
     def __init__(self, *, partitions: int | None, create: bool) -> None:
         """`partitions` is for topics that do not say; `create=False` only accepts existing ones."""
+        if partitions is not None and (isinstance(partitions, bool) or partitions < 1):
+            raise ConfigError(f"App(partitions={partitions!r}): expected a number, 1 or more.")
         self._partitions = partitions
         self._create = create
         self._declared: dict[str, tuple[Topic, str]] = {}

@@ -224,7 +224,7 @@ class File:
                 # Under the lock, because another process may be at the same point.
                 with self.lock:
                     if not self._is_current(connection):
-                        connection.execute("PRAGMA page_size = 8192")
+                        connection.execute("PRAGMA page_size = 16384")
                         connection.execute("PRAGMA journal_mode = WAL")
                         connection.executescript(
                             f"BEGIN IMMEDIATE; {_SCHEMA}"

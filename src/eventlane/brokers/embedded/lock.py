@@ -1,10 +1,10 @@
 """The lock on which the writers of all processes queue.
 
-An advisory lock (`flock`) on a file of its own, because SQLite's own busy handler sleeps in steps of
-up to 100 ms, serves nobody in turn, and does not know who holds it. A kernel lock that is waited for
-cannot time out, so it is polled; and because a writer that commits all the time would be back before
-the others look again, there are two: who waits for the lock holds the **turn**, and who wants
-to come back has to wait for the turn first.
+An advisory lock (`flock`) on a file of its own, because SQLite's own busy handler sleeps in steps
+of up to 100 ms, serves nobody in turn, and does not know who holds it. A kernel lock that is waited
+for cannot time out, so it is polled; and because a writer that commits all the time would be back
+before the others look again, there are two: who waits for the lock holds the **turn**, and who
+wants to come back has to wait for the turn first.
 """
 
 import fcntl
@@ -19,57 +19,37 @@ from eventlane.errors import StorageError
 __all__ = ["WriteLock"]
 
 _HOLDER_BYTES = 40
+# One process at a time waits for the lock, so it may look often; the others have time.
+_LOCK_PAUSES_S = (0.00005, 0.0002)
+_TURN_PAUSES_S = (0.0005, 0.002)
 
 
 class _Lock:
-    """One lock file; it says who holds it."""
+    """One lock file; it says who had it last."""
 
-    def __init__(self, path: Path, *, pause_s: float, pause_s_max: float) -> None:
-        self._path = path
+    def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._pause_s = pause_s
-        self._pause_s_max = pause_s_max
-        self._pause = threading.Event()
         self._times = 0
 
-    def acquire(self, lease_s: float) -> None:
-        if not self._try():
-            self._poll(lease_s)
-        self._times += 1
-        holder = f"{os.getpid()} {self._times}\n"
-        os.pwrite(self._file, holder.ljust(_HOLDER_BYTES).encode(), 0)
-
-    def release(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def _try(self) -> bool:
+    def take(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        self._times += 1
+        holder = f"{os.getpid()} {self._times}\n".ljust(_HOLDER_BYTES)
+        os.pwrite(self._file, holder.encode(), 0)
         return True
 
-    def _poll(self, lease_s: float) -> None:
-        holder, pause_s = self._holder(), self._pause_s
-        until_s = SystemClock.monotonic_s() + lease_s
-        while not self._try():
-            self._pause.wait(pause_s)
-            pause_s = min(pause_s * 1.5, self._pause_s_max)
-            if SystemClock.monotonic_s() > until_s:
-                now = self._holder()
-                if now == holder:
-                    raise StorageError(
-                        f"{self._path}: process {holder.partition(' ')[0]} has held the lock for "
-                        f"{lease_s:g} s; if it hangs, end it. Nothing was written"
-                    )
-                holder, until_s = now, SystemClock.monotonic_s() + lease_s
+    def release(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _holder(self) -> str:
-        """The process that holds it, and how many times it has."""
+    def holder(self) -> str:
+        """The process that had it last, and how many times it has had it."""
         return os.pread(self._file, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 class WriteLock:
@@ -81,23 +61,24 @@ class WriteLock:
         Raises:
             OSError: They cannot be opened.
         """
+        self._path = directory / "eventlane.lock"
         self._lease_s = lease_s
-        # One process at a time looks often, for the lock; the others have time, for the turn.
-        self._turn = _Lock(directory / "eventlane.turn", pause_s=0.0005, pause_s_max=0.002)
-        self._lock = _Lock(directory / "eventlane.lock", pause_s=0.00005, pause_s_max=0.0002)
+        self._lock = _Lock(self._path)
+        self._turn = _Lock(directory / "eventlane.turn")
         self._between_threads = threading.Lock()
+        self._pause = threading.Event()
 
     def __enter__(self) -> None:
         """Wait for it.
 
         Raises:
-            StorageError: Another process has held it for `lease_s`; the message says which.
+            StorageError: One process has had it for `lease_s`; the message says which.
         """
         self._between_threads.acquire()
         try:
-            self._turn.acquire(self._lease_s)
+            self._take(self._turn, *_TURN_PAUSES_S)
             try:
-                self._lock.acquire(self._lease_s)
+                self._take(self._lock, *_LOCK_PAUSES_S)
             finally:
                 self._turn.release()
         except BaseException:
@@ -117,3 +98,27 @@ class WriteLock:
         """Give the files back."""
         self._turn.close()
         self._lock.close()
+
+    def _take(self, wanted: _Lock, pause_s: float, pause_s_max: float) -> None:
+        if wanted.take():
+            return
+        holder = self._lock.holder()
+        until_s = SystemClock.monotonic_s() + self._lease_s
+        while not wanted.take():
+            self._pause.wait(pause_s)
+            pause_s = min(pause_s * 1.5, pause_s_max)
+            if SystemClock.monotonic_s() > until_s:
+                if self._lock.holder() == holder:
+                    raise self._stuck()
+                holder = self._lock.holder()
+                until_s = SystemClock.monotonic_s() + self._lease_s
+
+    def _stuck(self) -> StorageError:
+        culprit = self._lock.holder()
+        if self._lock.take():  # Free: then it is the turn that somebody does not give back.
+            self._lock.release()
+            culprit = self._turn.holder()
+        return StorageError(
+            f"{self._path}: process {culprit.partition(' ')[0]} has held the lock for "
+            f"{self._lease_s:g} s; if it hangs, end it. Nothing was written"
+        )

@@ -83,7 +83,7 @@ class Stretch:
         self.partition = partition
         self.records: list[Record] = []
         self.futures: list[asyncio.Future[Position] | None] = []
-        """For each record who waits for its position."""
+        """For each record who waits for its position; empty if nobody does."""
         self.rows: list[Row] = []
         self.base = 0
         """The offset of the first record, once it is written."""
@@ -94,6 +94,7 @@ class Work:
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
+        self.has_publishes = any(isinstance(item, tuple) for item in items)
         self.others: list[Append | Change] = []
         """Those that are no publishes."""
         self.stretches: list[Stretch] = []
@@ -143,8 +144,11 @@ class Work:
                     stretch = stretches[partition]
                     if stretch is None:
                         stretch = stretches[partition] = Stretch(topic.name, partition)
-                    stretch.records += part
-                    stretch.futures += repeat(None, len(part))
+                        stretch.records = part
+                    else:
+                        stretch.records += part
+                    if self.has_publishes:
+                        stretch.futures += repeat(None, len(part))
 
     def tell(self) -> None:
         """Give everybody who waits his result, in the event loop."""

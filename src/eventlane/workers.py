@@ -1,0 +1,149 @@
+"""Workers: tasks that live long, and are started only when all others are inside a handler."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import copy_context
+from typing import Any
+
+from eventlane.deadletter import HandlerTimeout
+from eventlane.handler import Delivery
+from eventlane.subscription import Subscription
+
+__all__ = ["Worker", "Workers"]
+
+
+class Worker:
+    """A task that handles one delivery, or one list, after the other."""
+
+    __slots__ = ("deadline", "handling", "is_idle", "subscription", "task", "timed_out")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.handling: Delivery | list[Delivery] | None = None
+        """What a handler runs for now."""
+        self.is_idle = False
+        """It sleeps until there is something to do."""
+        self.deadline = 0.0
+        """When the running handler is cancelled; 0 while none runs that may be."""
+        self.timed_out = False
+        self.subscription: Subscription | None = None
+
+    def cancel(self) -> None:
+        """Cancel what it handles."""
+        assert self.task is not None
+        self.task.cancel()
+
+    def time_out(self) -> None:
+        """Cancel what it handles, once, since its time is over."""
+        if not self.timed_out:
+            self.timed_out = True
+            self.cancel()
+
+    def why_cancelled(self, error: BaseException) -> BaseException:
+        """What a cancelled handler failed of: its time-out, or something in it cancelled itself."""
+        if not self.timed_out:
+            return error
+        self.timed_out = False
+        assert self.task is not None
+        assert self.subscription is not None
+        self.task.uncancel()
+        return HandlerTimeout(
+            f"the handler did not return within timeout_s={self.subscription.timeout_s}"
+        )
+
+
+class Workers:
+    """The workers of one group in this process."""
+
+    def __init__(
+        self,
+        work: Callable[[Worker], Coroutine[Any, Any, None]],
+        *,
+        group: str,
+        count_max: int,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """`work` is what a worker runs; `failed` is told what ended one that should not end."""
+        self._work = work
+        self._group = group
+        self._count_max = count_max
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._all: set[Worker] = set()
+        self._idle: list[tuple[Worker, asyncio.Future[None]]] = []
+        self._clean = copy_context()
+        self._stopping = False
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._all)
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries whose handler runs."""
+        return sum(
+            len(worker.handling) if isinstance(worker.handling, list) else 1
+            for worker in self._all
+            if worker.handling is not None
+        )
+
+    def wake(self) -> None:
+        """Have one look for something to do, unless one is about to anyway."""
+        if any(not worker.is_idle and worker.handling is None for worker in self._all):
+            return
+        if self._idle:
+            worker, sleeping = self._idle.pop()
+            worker.is_idle = False
+            sleeping.set_result(None)
+        elif len(self._all) < self._count_max and not self._stopping:
+            self._start()
+
+    async def sleep(self, worker: Worker) -> bool:
+        """Let a worker sleep until it is woken; False if it is to end."""
+        if self._stopping:
+            self._all.discard(worker)
+            return False
+        sleeping = self._loop.create_future()
+        self._idle.append((worker, sleeping))
+        worker.is_idle = True
+        await sleeping
+        return True
+
+    def retire(self, worker: Worker) -> None:
+        """Replace a worker whose handler left context variables behind, so that none leak."""
+        self._all.discard(worker)
+        self._start()
+
+    async def stop(self, *, within_s: float) -> tuple[int, int]:
+        """Let running handlers end; cancel those that do not.
+
+        Returns:
+            How many did not end in time, and how many of these did not end when cancelled.
+        """
+        self._stopping = True
+        for worker, sleeping in self._idle:
+            worker.is_idle = False
+            sleeping.set_result(None)
+        self._idle.clear()
+        running = {worker.task for worker in self._all if worker.task is not None}
+        if not running:
+            return 0, 0
+        _, late = await asyncio.wait(running, timeout=within_s)
+        for task in late:
+            task.cancel()
+        alive = (await asyncio.wait(late, timeout=within_s))[1] if late else set[Any]()
+        return len(late), len(alive)
+
+    def _start(self) -> None:
+        worker = Worker()
+        self._all.add(worker)
+        # A context of its own: a worker must not begin with what a handler happened to have set.
+        worker.task = self._loop.create_task(
+            self._work(worker),
+            name=f"eventlane {self._group}: worker",
+            context=self._clean.copy(),
+        )
+        worker.task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
