@@ -121,8 +121,8 @@ class App:
             clock=self._clock,
             bytes_max=self._limits.event_bytes_max,
         )
-        self._decoders: dict[type, Callable[[bytes], Any]] = {}
         self._broker: Broker | None = None
+        self._decoders: dict[type, Callable[[bytes], Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         self._topics = Topics(partitions=partitions, create=create_topics)
@@ -158,7 +158,7 @@ class App:
         Args:
             event_types: Classes that are marked with `@event`.
             group: Handles each event once, independently of other groups.
-            options: The rest, by name:
+            options: Those that follow, by name.
             batch: Hand over several events at once, of different lanes.
             retry: What happens when it raises.
             timeout_s: How long one run may last. Async handlers are cancelled; a thread cannot be.
@@ -172,9 +172,8 @@ class App:
             topic: Read from here instead of the topic that the event types name.
 
         Raises:
-            ConfigError: A type is not marked, the function has another signature, an option is
-                not what it should be. Contradictions between handlers are found when handling
-                starts.
+            ConfigError: A type, the function's signature or an option is not what it should be.
+                Contradictions between handlers are found when handling starts.
         """
         where = caller()
         if not event_types:

@@ -53,7 +53,6 @@ CREATE TABLE batch (
     count INTEGER NOT NULL,
     base_bytes INTEGER NOT NULL,
     size_bytes INTEGER NOT NULL,
-    first_time_ms INTEGER NOT NULL,
     last_time_ms INTEGER NOT NULL,
     records BLOB NOT NULL
 );

@@ -74,7 +74,6 @@ class Row(NamedTuple):
     """A batch before it has its place in the log."""
 
     records_count: int
-    first_time_ms: int
     last_time_ms: int
     records: bytes
 
@@ -85,14 +84,13 @@ def rows(records: Sequence[Record]) -> list[Row]:
     if count <= _ROW_RECORDS_MAX:
         block = _encode(records)
         if len(block) <= _ROW_BYTES_MAX or count == 1:
-            times = [record.time_ms for record in records]
-            return [Row(count, min(times), max(times), block)]
+            return [Row(count, max([record.time_ms for record in records]), block)]
     return rows(records[: count // 2]) + rows(records[count // 2 :])
 
 
 _INSERT = (
     "INSERT INTO batch (topic, partition, base_offset, count, base_bytes, size_bytes, "
-    "first_time_ms, last_time_ms, records) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "last_time_ms, records) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -134,7 +132,6 @@ class LogWriter:
                     row.records_count,
                     size,
                     length,
-                    row.first_time_ms,
                     row.last_time_ms,
                     row.records,
                 ),
