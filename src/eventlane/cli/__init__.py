@@ -14,7 +14,7 @@ from eventlane.cli.loading import load_app
 
 __all__ = ["main"]
 
-DONE, FAILED, USAGE, REFUSED, PARTLY = 0, 1, 2, 3, 4
+_FAILED, _USAGE, _REFUSED = 1, 2, 3
 _REFUSALS = (Conflict, NotFound, Refused)
 
 
@@ -35,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_connected(options))
     except _REFUSALS as error:
         print(f"refused: {error}", file=sys.stderr)
-        return REFUSED
+        return _REFUSED
     except ConfigError as error:
         print(f"eventlane: {error}", file=sys.stderr)
-        return USAGE
+        return _USAGE
     except EventlaneError as error:
         print(f"failed: {error}", file=sys.stderr)
-        return FAILED
+        return _FAILED
     except KeyboardInterrupt:
         return 130
 

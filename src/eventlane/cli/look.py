@@ -156,7 +156,7 @@ async def _find(app: App, wanted: UUID) -> DeadLetter:
 
 async def _tail(app: App, options: argparse.Namespace) -> int:
     from_first: bool = options.from_first or options.no_follow
-    start: Literal[first, now] = "first" if from_first else "now"
+    start: Literal["first", "now"] = "first" if from_first else "now"
     async for message in app.read(options.topic, start=start, follow=not options.no_follow):
         if options.json:
             show({"position": message.position, "event_id": message.event_id, "time": message.time})
