@@ -12,7 +12,7 @@ from typing import Any
 from eventlane.errors import Undecodable
 from eventlane.failure import Attempt, Attempts, DeadLetter, Disposition, Stage
 from eventlane.handler import Context
-from eventlane.message import EVENT_TYPE, decode_headers, derived_id
+from eventlane.message import EVENT_TYPE, derived_id, headers_of
 from eventlane.outcome import LaneOnDead
 from eventlane.retry import Retry
 
@@ -97,7 +97,7 @@ def dead_letter(
     """
     origin, record = delivery.origin, delivery.record
     replayed = None if delivery.trouble is None else delivery.trouble.letter
-    headers = decode_headers(record.headers)
+    headers = headers_of(record.headers)
     event_type, trace = headers.get(EVENT_TYPE), headers.get("traceparent")
     root = _root(error)
     return DeadLetter(

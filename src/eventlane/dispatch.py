@@ -168,8 +168,11 @@ class Dispatcher:
         return not (
             self._workers.in_flight
             or self._settler.is_writing
-            or any(lanes.is_moving for lanes in self._partitions.values())
-            or (not self._paused and self._has_work())
+            or any(
+                lanes.is_moving if self._paused is None else lanes.is_unwritten
+                for lanes in self._partitions.values()
+            )
+            or (self._paused is None and self._has_work())
         )
 
     @property
@@ -180,8 +183,8 @@ class Dispatcher:
 
     @property
     def is_blocked(self) -> bool:
-        """Paused, or a partition waits for an operator."""
-        return self._paused is not None or any(each.blocked for each in self._partitions.values())
+        """A partition waits for an operator."""
+        return any(each.blocked for each in self._partitions.values())
 
     def beat(self) -> None:
         """Tell the broker that the event loop turns, and what this process has open."""
@@ -498,7 +501,9 @@ class Dispatcher:
             elif isinstance(outcomes, list) and len(cast("list[object]", outcomes)) == len(
                 deliveries
             ):
-                given = cast("list[object]", outcomes)
+                given = [
+                    DONE if each is None else each for each in cast("list[object]", outcomes)
+                ]
             else:
                 given = [outcomes] * len(deliveries)  # each is refused, with the reason
             for delivery, outcome in zip(deliveries, given, strict=True):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from eventlane.message import Record, decode_headers
+from eventlane.message import Record, headers_of
 from eventlane.outcome import LaneOnDead
 
 __all__ = ["Attempt", "Attempts", "DeadLetter", "Disposition", "LetterState", "Stage"]
@@ -128,4 +128,4 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def headers(self) -> dict[str, bytes]:
         """The event's headers, as they were sent."""
-        return decode_headers(self.header_block)
+        return headers_of(self.header_block)

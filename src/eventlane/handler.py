@@ -24,8 +24,8 @@ from eventlane.message import (
     CORRELATION_ID,
     Message,
     Record,
-    decode_headers,
     derived_id,
+    headers_of,
 )
 from eventlane.outcome import Outcome
 
@@ -131,13 +131,13 @@ class Context(msgspec.Struct, Generic[State], gc=False):
     @property
     def correlation_id(self) -> str:
         """What it belongs to: the id of the first event of its chain, unless the sender set one."""
-        value = decode_headers(self.record.headers).get(CORRELATION_ID)
+        value = headers_of(self.record.headers).get(CORRELATION_ID)
         return str(self.event_id) if value is None else value.decode("utf-8", "replace")
 
     @property
     def causation_id(self) -> str | None:
         """The id of the event whose handler published this one."""
-        value = decode_headers(self.record.headers).get(CAUSATION_ID)
+        value = headers_of(self.record.headers).get(CAUSATION_ID)
         return None if value is None else value.decode("utf-8", "replace")
 
     @property

@@ -34,7 +34,8 @@ async def until_idle(
 def _nothing_is_open(dispatchers: Sequence[Dispatcher], status: Status) -> bool:
     for dispatcher in dispatchers:
         group = status.groups[dispatcher.plan.name]
-        if not dispatcher.is_blocked and group.open + group.pending > 0:
+        # Whether it is paused, the account says: a resume may not have reached the dispatcher yet.
+        if group.paused is None and (group.pending or (group.open and not dispatcher.is_blocked)):
             return False
     return True
 

@@ -382,10 +382,13 @@ class Lanes:
     @property
     def is_moving(self) -> bool:
         """Something is to be run, read back or written; running handlers and due times apart."""
+        return bool(self.ready or self._loading or self.is_unwritten)
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Something is to be written, which goes on while the group is paused."""
         return bool(
-            self.ready
-            or self._loading
-            or self.urgent
+            self.urgent
             or self._done
             or self._skipped
             or self._committing[0]

@@ -27,6 +27,7 @@ __all__ = [
     "derived_id",
     "encode_headers",
     "event_ids",
+    "headers_of",
 ]
 
 # CloudEvents 1.0, Kafka protocol binding in binary mode; ours have the prefix `el-`.
@@ -90,7 +91,7 @@ class Message(msgspec.Struct, frozen=True):
     def headers(self) -> Mapping[str, bytes]:
         """The headers, CloudEvents' `ce_id`, `ce_time` and `ce_specversion` included."""
         return {
-            **decode_headers(self.record.headers),
+            **headers_of(self.record.headers),
             "ce_id": str(self.event_id).encode(),
             "ce_time": self.time.isoformat().encode(),
             "ce_specversion": b"1.0",
@@ -99,7 +100,7 @@ class Message(msgspec.Struct, frozen=True):
     @property
     def event_type(self) -> str | None:
         """The name of the event's type (`ce_type`); None where the sender gave none."""
-        name = decode_headers(self.record.headers).get(EVENT_TYPE)
+        name = headers_of(self.record.headers).get(EVENT_TYPE)
         return None if name is None else name.decode("utf-8", "replace")
 
     @property
@@ -120,6 +121,14 @@ def encode_headers(headers: Mapping[str, str | bytes]) -> bytes:
 def decode_headers(block: bytes) -> dict[str, bytes]:
     """Unpack what `encode_headers` packed."""
     return _decode(block)
+
+
+def headers_of(block: bytes) -> dict[str, bytes]:
+    """What a block of headers holds; nothing where it is none, as other programs may write."""
+    try:
+        return _decode(block)
+    except msgspec.DecodeError:
+        return {}
 
 
 _IDS_MASK = (1 << 62) - 1

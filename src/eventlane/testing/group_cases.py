@@ -269,7 +269,7 @@ async def published_events_and_the_outcome_are_written_together(make: Factory) -
 
 
 async def the_account_balances_after_every_settlement(make: Factory) -> None:
-    """entered = done + open + parked + dead + archived + skipped after every single settlement."""
+    """Entered = done + open + parked + dead + archived + skipped after every single settlement."""
     records = [record("a", str(number)) for number in range(8)]
     async with make() as broker:
         await broker.ensure_topic(Topic(TOPIC, partitions=1))
@@ -324,7 +324,10 @@ async def a_pause_is_durable_and_told_to_members(make: Factory) -> None:
         assert paused == [Paused("a handler said so")]
         assert found.index(paused[0]) < [isinstance(each, Acquired) for each in found].index(True)
         assert not any(isinstance(each, Lost) for each in found)
-        for change in (broker.pause("none", actor="me", reason="x"), broker.resume("none", actor="me")):
+        for change in (
+            broker.pause("none", actor="me", reason="x"),
+            broker.resume("none", actor="me"),
+        ):
             try:
                 await change
             except NotFound as error:

@@ -96,9 +96,7 @@ async def a_key_always_lands_in_the_same_partition(make: Factory) -> None:
     keys = [f"customer-{number}" for number in range(40)]
     async with make() as broker:
         await broker.ensure_topic(Topic(TOPIC, partitions=4))
-        places = {
-            key: (await broker.publish(TOPIC, record(key, "one"))).partition for key in keys
-        }
+        places = {key: (await broker.publish(TOPIC, record(key, "one"))).partition for key in keys}
         assert len(set(places.values())) == 4, "expected forty keys to spread over four partitions"
     async with make() as broker:
         await broker.append([(TOPIC, [record(key, "two") for key in keys])])

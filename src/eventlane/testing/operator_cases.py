@@ -1,8 +1,8 @@
 """Cases about dead letters on the broker: who may change them, and what owners are told."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import msgspec
@@ -121,9 +121,10 @@ async def a_replay_reaches_only_the_group_that_failed(make: Factory) -> None:
     """A replay is told to the owner in the group that failed, and to no other group."""
     async with make() as broker:
         await _log(broker)
-        async with _group_with_letters(broker) as (consumer, _), _group_with_letters(
-            broker, group="bystander"
-        ) as (bystander, own):
+        async with (
+            _group_with_letters(broker) as (consumer, _),
+            _group_with_letters(broker, group="bystander") as (bystander, own),
+        ):
             ids = await _ids(broker)
             await broker.replay(ids[:2], actor="me", reason="it is mended")
             commands = await _commands(consumer, 2)
@@ -139,7 +140,9 @@ async def a_replay_reaches_only_the_group_that_failed(make: Factory) -> None:
             await bystander.leave()
             own = await acquired(await broker.join(spec("bystander")))
             assert own.commands == ()
-            states = [each.state for each in await broker.dead_letters(group="bystander", state=None)]
+            states = [
+                each.state for each in await broker.dead_letters(group="bystander", state=None)
+            ]
             assert states == ["open"] * 4
 
 
@@ -180,13 +183,15 @@ async def a_letter_that_fails_again_is_open_with_a_greater_replay_count(make: Fa
                 await broker.replay([id], actor="me", reason="x")
                 (command,) = await _commands(consumer, 1)
                 failed = letter(
-                    own, 0, _RECORDS[0], on_dead="continue", replay_count=command.letter.replay_count + 1
+                    own,
+                    0,
+                    _RECORDS[0],
+                    on_dead="continue",
+                    replay_count=command.letter.replay_count + 1,
                 )
                 failed = msgspec.structs.replace(failed, id=id, error_message=f"failure {count}")
                 change = LetterChange(id, 0, "open", "dead", failed)
-                await consumer.settle(
-                    [settlement(own, 4, letters=[change], commands=[command.id])]
-                )
+                await consumer.settle([settlement(own, 4, letters=[change], commands=[command.id])])
                 (kept,) = [each for each in await broker.dead_letters() if each.id == id]
                 assert (kept.replay_count, kept.error_message) == (count, f"failure {count}")
                 account = (await broker.status()).groups[GROUP]
@@ -198,9 +203,10 @@ async def an_archived_letter_opens_its_lane_if_it_closed_it(make: Factory) -> No
     """Archiving a letter that closes its lane tells the owner to open it; another needs nobody."""
     async with make() as broker:
         await _log(broker)
-        async with _group_with_letters(broker), _group_with_letters(
-            broker, group="closed", on_dead="park"
-        ) as (consumer, own):
+        async with (
+            _group_with_letters(broker),
+            _group_with_letters(broker, group="closed", on_dead="park") as (consumer, own),
+        ):
             await broker.archive(await _ids(broker), actor="me", reason="x")
             assert (await broker.status()).groups[GROUP].pending == 0
             ids = await _ids(broker, "closed")
@@ -259,8 +265,9 @@ async def dead_letters_are_found_by_group_and_state_and_in_pages(make: Factory) 
     """Dead letters come by group and state, in the order in which they died, page by page."""
     async with make() as broker:
         await _log(broker)
-        async with _group_with_letters(broker) as (consumer, own), _group_with_letters(
-            broker, group="other"
+        async with (
+            _group_with_letters(broker) as (consumer, own),
+            _group_with_letters(broker, group="other"),
         ):
             await consumer.settle(
                 [settlement(own, 5, dead=[letter(own, 4, _RECORDS[4], on_dead="continue")])]

@@ -12,7 +12,6 @@ from eventlane.app import App
 from eventlane.broker import Broker, Consumer
 from eventlane.brokers import connect
 from eventlane.clock import Clock, sleep
-from eventlane.config import Limits
 from eventlane.event import event
 from eventlane.failure import Attempt, Attempts, DeadLetter
 from eventlane.handler import Context

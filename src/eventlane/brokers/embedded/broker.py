@@ -75,7 +75,7 @@ class EmbeddedBroker:
         self._log = LogReader(self._reading, str(self._file.path))
         self._members = Members(directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max)
         self._watch = Watch(self._file, self._log)
-        self._writer = Writer(self._file, limits, self._watch.committed)
+        self._writer = Writer(self._file, limits, clock, self._watch.committed)
         self._topics: dict[str, LogTopic] = {}
         self._consumers: list[EmbeddedConsumer] = []
         self._closing: asyncio.Task[None] | None = None

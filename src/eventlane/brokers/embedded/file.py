@@ -23,7 +23,6 @@ _APPLICATION_ID = 0x656C616E
 FORMAT_VERSION = 1
 _BUSY_TIMEOUT_S = 1.0
 """Only a safety net: writers queue on the lock, and readers wait for nobody."""
-_CACHE_KIB = 32 * 1024
 
 _SCHEMA = """
 CREATE TABLE topic (
@@ -45,6 +44,8 @@ CREATE TABLE partition (
 
 -- id orders the batches of all topics as they were written. base_bytes counts the bytes of all
 -- batches before this one, as base_offset counts their records: a partition's size is a difference.
+-- appended_ms is when the log took it, from which retention counts: an old event that was imported
+-- yesterday is kept as long as any other of yesterday.
 CREATE TABLE batch (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     topic TEXT NOT NULL,
@@ -53,7 +54,7 @@ CREATE TABLE batch (
     count INTEGER NOT NULL,
     base_bytes INTEGER NOT NULL,
     size_bytes INTEGER NOT NULL,
-    last_time_ms INTEGER NOT NULL,
+    appended_ms INTEGER NOT NULL,
     records BLOB NOT NULL
 );
 CREATE UNIQUE INDEX batch_by_offset ON batch (topic, partition, base_offset);
@@ -272,7 +273,6 @@ class File:
                 cached_statements=256,
             )
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if sys.platform == "darwin" and self._synchronous == "FULL":
                 # A plain fsync there leaves the data in the drive's cache.
                 connection.execute("PRAGMA fullfsync = ON")

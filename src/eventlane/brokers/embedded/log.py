@@ -74,7 +74,6 @@ class Row(NamedTuple):
     """A batch before it has its place in the log."""
 
     records_count: int
-    last_time_ms: int
     records: bytes
 
 
@@ -84,13 +83,13 @@ def rows(records: Sequence[Record]) -> list[Row]:
     if count <= _ROW_RECORDS_MAX:
         block = _encode(records)
         if len(block) <= _ROW_BYTES_MAX or count == 1:
-            return [Row(count, max([record.time_ms for record in records]), block)]
+            return [Row(count, block)]
     return rows(records[: count // 2]) + rows(records[count // 2 :])
 
 
 _INSERT = (
     "INSERT INTO batch (topic, partition, base_offset, count, base_bytes, size_bytes, "
-    "last_time_ms, records) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "appended_ms, records) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -101,9 +100,11 @@ class LogWriter:
         self._connection = connection
         self._ends: dict[tuple[str, int], End] = {}
         self._version = -1
+        self._now_ms = 0
 
-    def begin(self) -> None:
-        """Forget what another process may have changed."""
+    def begin(self, now_ms: int) -> None:
+        """Begin a transaction: forget what another process may have changed."""
+        self._now_ms = now_ms
         version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             self._ends.clear()
@@ -132,7 +133,7 @@ class LogWriter:
                     row.records_count,
                     size,
                     length,
-                    row.last_time_ms,
+                    self._now_ms,
                     row.records,
                 ),
             )

@@ -27,7 +27,7 @@ def trim(transaction: Transaction, now_ms: int) -> bool:
 # The oldest batch of each partition that all groups have passed: the watermark of a group that is
 # far behind keeps it. Dead letters and parked events have copies of their own.
 _OLDEST = """
-SELECT batch.id, batch.partition, base_offset + count, base_bytes + size_bytes, last_time_ms
+SELECT batch.id, batch.partition, base_offset + count, base_bytes + size_bytes, appended_ms
 FROM partition JOIN batch ON batch.id = (
     SELECT id FROM batch AS oldest
     WHERE oldest.topic = partition.topic AND oldest.partition = partition.partition
@@ -55,10 +55,10 @@ def _remove_oldest(
     if bytes_max is not None:
         excess = transaction.execute(_SIZE, (topic,)).fetchone()[0] - bytes_max
     removed = False
-    for batch, partition, end_offset, end_bytes, time_ms in transaction.execute(
+    for batch, partition, end_offset, end_bytes, appended_ms in transaction.execute(
         _OLDEST, (topic,)
     ).fetchall():
-        if excess <= 0 and (too_old_ms is None or time_ms > too_old_ms):
+        if excess <= 0 and (too_old_ms is None or appended_ms > too_old_ms):
             continue
         (start_bytes,) = transaction.execute(
             "SELECT first_bytes FROM partition WHERE topic = ? AND partition = ?",

@@ -19,7 +19,7 @@ from typing import TypeVar
 from eventlane.brokers.embedded.file import File, storage_error
 from eventlane.brokers.embedded.log import LogTopic, LogWriter
 from eventlane.brokers.embedded.work import Append, Change, Item, Transaction, Work, fail
-from eventlane.clock import SystemClock
+from eventlane.clock import Clock, SystemClock
 from eventlane.config import Limits
 from eventlane.errors import PublishTimeout, Unavailable
 from eventlane.message import Position, Record
@@ -33,13 +33,18 @@ class Writer:
     """The queue and its thread. Used by one event loop."""
 
     def __init__(
-        self, file: File, limits: Limits, committed: Callable[[set[str], bool], None]
+        self,
+        file: File,
+        limits: Limits,
+        clock: Clock,
+        committed: Callable[[set[str], bool], None],
     ) -> None:
         """Start the thread.
 
         Args:
             file: what it writes to.
             limits: bounds.
+            clock: says when a batch was appended.
             committed: called in the event loop after each transaction, with the topics that have
                 grown and whether owners, commands or pauses changed.
         """
@@ -48,6 +53,7 @@ class Writer:
         self._log = LogWriter(self._connection)
         self._records_max = limits.publish_queue_max
         self._timeout_s = limits.publish_timeout_s
+        self._clock = clock
         self._committed = committed
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
@@ -204,7 +210,7 @@ class Writer:
             work.error = error
 
     def _fill(self, work: Work) -> None:
-        self._log.begin()
+        self._log.begin(self._clock.now_ms())
         transaction = Transaction(self._connection, self._log)
         for stretch in work.stretches:
             stretch.base = self._log.append(stretch.topic, stretch.partition, stretch.rows)
