@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -32,10 +33,10 @@ from eventlane.handler import Middleware
 from eventlane.handling import handling
 from eventlane.idle import still_open, until_idle
 from eventlane.message import Message, Position
-from eventlane.operation import Operation, ids_of
+from eventlane.operation import Operation, checked_reason, checked_state, ids_of
 from eventlane.publishing import publish_in_chunks
 from eventlane.reading import read
-from eventlane.serde import Codec
+from eventlane.serde import Codecs
 from eventlane.serde.json import JsonCodec
 from eventlane.serde.outgoing import Serialiser
 from eventlane.subscription import (
@@ -102,30 +103,27 @@ class App:
         clock: Clock | None = None,
     ) -> None:
         self._options = {name: value for name, value in locals().items() if name != "self"}
-        """As they were given: for `replace`."""
         self.url = url
         self.name = name
         self.version = version
         self._subscriptions: list[Subscription] = []
+        if not isinstance(limits, Limits | None):
+            raise ConfigError(f"App(limits={limits!r}): expected Limits(…), or nothing.")
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
-        self._codecs: dict[str, Codec] = {"json": JsonCodec()}
-        if format not in self._codecs:
-            raise ConfigError(
-                f"App(format={format!r}): expected 'json'. Avro is not in this version."
-            )
+        self._codecs = Codecs({"json": JsonCodec()}, default=format)
+        self._topics = Topics(partitions=partitions, create=create_topics)
         self._serialise = Serialiser(
             codecs=self._codecs,
-            format=format,
             source=name,
             clock=self._clock,
             bytes_max=self._limits.event_bytes_max,
+            declare=self._topics.declare,
         )
         self._broker: Broker | None = None
         self._decoders: dict[type, Callable[[bytes], Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
-        self._topics = Topics(partitions=partitions, create=create_topics)
         self._dispatchers: list[Dispatcher] = []
         self._has_moved = asyncio.Event()
 
@@ -172,8 +170,8 @@ class App:
             topic: Read from here instead of the topic that the event types name.
 
         Raises:
-            ConfigError: A type, the function's signature or an option is not what it should be.
-                Contradictions between handlers are found when handling starts.
+            ConfigError: A type, the signature or an option is not what it should be. Contradictions
+                between handlers are found when handling starts.
         """
         where = caller()
         if not event_types:
@@ -298,7 +296,7 @@ class App:
         target, record = self._serialise(event, key, topic, headers, event_id)
         broker = self._connected
         if target not in self._topics.ready:
-            await self._topics.ensure(broker, target, type(event))
+            await self._topics.ensure(broker, target)
         return await broker.publish(target, record)
 
     async def publish_many(self, events: Iterable[object] | AsyncIterable[object]) -> int:
@@ -371,8 +369,7 @@ class App:
         for subscription in self._subscriptions:
             for kind in subscription.event_types:
                 self._topics.declare(kind.topic, kind.declared_at)
-                name = subscription.topic or kind.topic.name
-                await self._topics.ensure(broker, name, kind.cls)
+                await self._topics.ensure(broker, subscription.topic or kind.topic.name)
         lifespan = self._options["lifespan"]
         try:
             async with handling(
@@ -382,9 +379,9 @@ class App:
                 app_version=self.version,
                 lifespan=(lambda: lifespan(self)) if lifespan else contextlib.nullcontext,
                 codecs=self._codecs,
-                format=self._options["format"],
                 middleware=self._options["middleware"],
                 serialise=self._serialise,
+                ensure_topic=partial(self._topics.ensure, broker),
                 clock=self._clock,
                 limits=self._limits,
                 moved=self._has_moved.set,
@@ -477,11 +474,12 @@ class App:
             after: The last letter that was already seen.
 
         Raises:
+            ConfigError: There is no such state.
             Unavailable: The app is not connected.
         """
         return await self._connected.dead_letters(
             group=group,
-            state=state,
+            state=checked_state(state),
             limit=limit,
             after=after.id if isinstance(after, DeadLetter) else after,
         )
@@ -515,17 +513,15 @@ class App:
                     names.add(kind.name)
         return read(self._connected, wanted, start=start, follow=follow)
 
-    def decode(self, message: Message, cls: type[A]) -> A:
-        """The event of a message that `read` gave, or of a dead letter's `record`.
+    def decode(self, message: Message | DeadLetter, cls: type[A]) -> A:
+        """The event of a message that `read` gave, or of a dead letter.
 
         Raises:
             Undecodable: The bytes are not an event of that type.
         """
         decode = self._decoders.get(cls)
         if decode is None:
-            kind = event_type(cls)
-            codec = self._codecs[kind.format or self._options["format"]]
-            decode = self._decoders[cls] = codec.decoder(cls)
+            decode = self._decoders[cls] = self._codecs.of(event_type(cls)).decoder(cls)
         event: A = decode(message.value or b"null")
         return event
 
@@ -555,7 +551,9 @@ class App:
             On return the operation survives a crash; a process that handles the group runs it.
         """
         broker = self._connected
-        number = await broker.replay(ids_of(letters), actor=actor or self._actor, reason=reason)
+        number = await broker.replay(
+            ids_of(letters), actor=actor or self._actor, reason=checked_reason(reason)
+        )
         return Operation(number, broker, self._moved)
 
     async def archive(
@@ -574,7 +572,9 @@ class App:
             Unavailable: The app is not connected.
         """
         broker = self._connected
-        number = await broker.archive(ids_of(letters), actor=actor or self._actor, reason=reason)
+        number = await broker.archive(
+            ids_of(letters), actor=actor or self._actor, reason=checked_reason(reason)
+        )
         return Operation(number, broker, self._moved)
 
     async def pause(self, group: str, *, reason: str, actor: str | None = None) -> None:
@@ -584,7 +584,8 @@ class App:
             NotFound: There is no such group.
             Unavailable: The app is not connected.
         """
-        await self._connected.pause(group, actor=actor or self._actor, reason=reason)
+        who, why = actor or self._actor, checked_reason(reason)
+        await self._connected.pause(group, actor=who, reason=why)
 
     async def resume(self, group: str, *, actor: str | None = None) -> None:
         """Let a paused group go on.

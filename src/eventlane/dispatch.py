@@ -14,7 +14,7 @@ What may run is not decided here but in `lanes.py`, and what a failure means in 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
@@ -60,6 +60,7 @@ class Dispatcher:
         app_version: str | None,
         state: object,
         serialise: Serialise,
+        ensure_topic: Callable[[str], Awaitable[None]],
         clock: Clock,
         limits: Limits,
         moved: Callable[[], None],
@@ -93,6 +94,7 @@ class Dispatcher:
             plan.name,
             consumer,
             self._partitions,
+            ensure_topic=ensure_topic,
             clock=clock,
             limits=limits,
             lost=self._lose,
@@ -196,7 +198,8 @@ class Dispatcher:
 
     async def _control(self) -> None:
         while True:
-            for change in await self._consumer.changes():
+            changes = await self._consumer.changes()
+            for change in changes:
                 match change:
                     case Acquired():
                         self._acquire(change)
@@ -206,14 +209,20 @@ class Dispatcher:
                         self._hungry.update(
                             each for each in self._partitions.values() if each.origin.topic == topic
                         )
-                    case Command(letter=letter):
-                        lanes = self._partitions.get((letter.topic, letter.partition))
-                        if lanes is not None:
-                            lanes.command(change)
-                            self._note(lanes)
                     case Paused(reason):
                         self._pause(reason)
+                    case Command():
+                        pass
+            self._command([each for each in changes if isinstance(each, Command)])
             self._workers.wake()
+
+    def _command(self, commands: list[Command]) -> None:
+        # In the order of the log, whatever the order in which an operator named the letters.
+        for command in sorted(commands, key=lambda each: each.letter.offset):
+            lanes = self._partitions.get((command.letter.topic, command.letter.partition))
+            if lanes is not None:
+                lanes.command(command)
+                self._note(lanes)
 
     def _acquire(self, change: Acquired) -> None:
         origin = Origin(
@@ -392,7 +401,7 @@ class Dispatcher:
                 if self._stopping:
                     raise
                 self._failed(delivery, route.subscription, worker.why_cancelled(error), started)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # no handler may end the process
                 self._failed(delivery, route.subscription, error, started)
             else:
                 if outcome is None:
@@ -492,7 +501,7 @@ class Dispatcher:
             if self._stopping:
                 raise
             self._list_failed(deliveries, subscription, worker.why_cancelled(error), started)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._list_failed(deliveries, subscription, error, started)
         else:
             given: list[object]
@@ -501,9 +510,7 @@ class Dispatcher:
             elif isinstance(outcomes, list) and len(cast("list[object]", outcomes)) == len(
                 deliveries
             ):
-                given = [
-                    DONE if each is None else each for each in cast("list[object]", outcomes)
-                ]
+                given = [DONE if each is None else each for each in cast("list[object]", outcomes)]
             else:
                 given = [outcomes] * len(deliveries)  # each is refused, with the reason
             for delivery, outcome in zip(deliveries, given, strict=True):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -14,7 +14,7 @@ from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.handler import Middleware, Serialise
 from eventlane.routing import routes_of
-from eventlane.serde import Codec
+from eventlane.serde import Codecs
 from eventlane.settlement import GroupSpec
 from eventlane.subscription import GroupPlan
 
@@ -29,10 +29,10 @@ async def handling(
     app: str,
     app_version: str | None,
     lifespan: Callable[[], AbstractAsyncContextManager[Any]],
-    codecs: Mapping[str, Codec],
-    format: str,
+    codecs: Codecs,
     middleware: Sequence[Middleware],
     serialise: Serialise,
+    ensure_topic: Callable[[str], Awaitable[None]],
     clock: Clock,
     limits: Limits,
     moved: Callable[[], None],
@@ -46,8 +46,7 @@ async def handling(
         # Not waited for: a thread that is left by then is stuck, and the dispatcher has said so.
         stack.callback(threads.shutdown, wait=False)
         routes = [
-            routes_of(plan, codecs=codecs, format=format, middleware=middleware, threads=threads)
-            for plan in plans
+            routes_of(plan, codecs=codecs, middleware=middleware, threads=threads) for plan in plans
         ]
         state = await stack.enter_async_context(lifespan())
         consumers = await _join_all(broker, plans, app)
@@ -60,6 +59,7 @@ async def handling(
                 app_version=app_version,
                 state=state,
                 serialise=serialise,
+                ensure_topic=ensure_topic,
                 clock=clock,
                 limits=limits,
                 moved=moved,

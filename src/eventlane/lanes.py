@@ -155,7 +155,7 @@ class Lanes:
             lane.blockers.update(state.blockers)
             if state.stops:
                 self.stopped.update(state.blockers)
-        for command in acquired.commands:
+        for command in sorted(acquired.commands, key=lambda each: each.letter.offset):
             self.command(command)
         for waiting in list(self.closed.values()):
             if waiting is not None:
@@ -388,11 +388,7 @@ class Lanes:
     def is_unwritten(self) -> bool:
         """Something is to be written, which goes on while the group is paused."""
         return bool(
-            self.urgent
-            or self._done
-            or self._skipped
-            or self._committing[0]
-            or self._committing[1]
+            self.urgent or self._done or self._skipped or self._committing[0] or self._committing[1]
         )
 
     # --- within -----------------------------------------------------------------------------

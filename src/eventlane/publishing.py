@@ -26,6 +26,11 @@ async def publish_in_chunks(
     chunk_max: int,
 ) -> int:
     """See `App.publish_many`."""
+    if not isinstance(events, AsyncIterable | Iterable):
+        raise EventRefused(
+            f"publish_many: expected events, in a list or any other iterable, got one "
+            f"{type(events).__name__}. Use publish(event) for one."
+        )
     published = 0
     writing: asyncio.Task[None] | None = None
     chunk: list[object] = []
@@ -41,8 +46,8 @@ async def publish_in_chunks(
             chunk = next_chunk
             records = serialise.many(chunk)
             if not topics.ready.issuperset(records):
-                for cls in {type(event) for event in chunk}:
-                    await topics.ensure(broker, serialise.topic_of(cls).name, cls)
+                for topic in records:
+                    await topics.ensure(broker, topic)
             if writing is not None:
                 await writing
                 published += len(in_flight)

@@ -53,12 +53,13 @@ class Retry:
             _check_rule(rule)
 
     def __str__(self) -> str:
-        stated = [
+        numbers = [
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
-            if field.name != "rules" and getattr(self, field.name) != field.default
+            if field.name != "rules"
         ]
-        return f"Retry({', '.join(stated)})"
+        rules = [f"rules=… {len(self.rules)}"] if self.rules else []
+        return f"Retry({', '.join(numbers + rules)})"
 
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]

@@ -13,7 +13,7 @@ from eventlane.errors import ConfigError, Undecodable
 from eventlane.handler import Context, Delivery, Middleware, compose
 from eventlane.message import EVENT_TYPE, decode_headers
 from eventlane.outcome import Outcome
-from eventlane.serde import Codec
+from eventlane.serde import Codecs
 from eventlane.subscription import GroupPlan, Subscription
 
 __all__ = ["NO_ROUTE", "Route", "Routes", "routes_of"]
@@ -82,8 +82,7 @@ class Routes(NamedTuple):
 def routes_of(
     plan: GroupPlan,
     *,
-    codecs: Mapping[str, Codec],
-    format: str,
+    codecs: Codecs,
     middleware: Sequence[Middleware],
     threads: Executor,
 ) -> Routes:
@@ -107,7 +106,7 @@ def routes_of(
         if middleware:
             call = _wrapped(middleware, call)
         for kind in subscription.event_types:
-            codec = codecs[kind.format or format]
+            codec = codecs.of(kind)
             by_type[subscription.topic or kind.topic.name, kind.name] = Route(
                 call,
                 codec.decoder(kind.cls),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from eventlane.broker import Consumer
 from eventlane.clock import Clock, Timer, sleep
@@ -33,6 +33,7 @@ class Settler:
         consumer: Consumer,
         partitions: Mapping[tuple[str, int], Lanes],
         *,
+        ensure_topic: Callable[[str], Awaitable[None]],
         clock: Clock,
         limits: Limits,
         lost: Callable[[str, int], None],
@@ -45,6 +46,7 @@ class Settler:
         self._group = group
         self._consumer = consumer
         self._partitions = partitions
+        self._ensure_topic = ensure_topic
         self._clock = clock
         self._limits = limits
         self._lost = lost
@@ -115,6 +117,9 @@ class Settler:
         delay_s, delay_s_max = _TRY_AGAIN_S
         while collected:
             try:
+                for _, settlement in collected:
+                    for topic, _ in settlement.published:
+                        await self._ensure_topic(topic)
                 await self._consumer.settle([settlement for _, settlement in collected])
             except Fenced as error:
                 for topic, partition in error.partitions:

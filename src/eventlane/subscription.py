@@ -16,6 +16,7 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
+    overload,
 )
 
 from eventlane.config import did_you_mean
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 Ordering = Literal["key", "partition", "none"]
-E_co = TypeVar("E_co", covariant=True)
+E = TypeVar("E")
 
 
 class HandlerOptions(TypedDict, total=False):
@@ -60,14 +61,17 @@ class BatchHandlerOptions(HandlerOptions, total=False):
     batch: Batch
 
 
-class Takes(Protocol[E_co]):
+class Takes(Protocol[E]):
     """Takes a handler of such events, and returns it."""
 
+    @overload
     def __call__(
-        self,
-        function: Callable[[E_co, Context[Any]], Outcome | Awaitable[Outcome | None] | None],
-        /,
-    ) -> Callable[..., Any]: ...
+        self, function: Callable[[E, Context[Any]], Awaitable[Outcome | None]], /
+    ) -> Callable[[E, Context[Any]], Awaitable[Outcome | None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[E, Context[Any]], Outcome | None], /
+    ) -> Callable[[E, Context[Any]], Outcome | None]: ...
 
 
 _OF_GROUP = ("concurrency", "ordering", "on_dead", "start")
@@ -116,6 +120,17 @@ class Subscription:
                 f"{where}: expected a group name of 1 to 200 characters without dots, got "
                 f"{self.group!r}. Dots separate topic and group in the names of dead-letter topics."
             )
+        for option, value, kind in (
+            ("retry", self.retry, Retry),
+            ("batch", self.batch, Batch | None),
+            ("timeout_s", self.timeout_s, int | float | None),
+        ):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                name = getattr(kind, "__name__", "") or str(kind)
+                raise ConfigError(
+                    f"{where}: {option}={value!r}: expected {name.split('.')[-1]}. "
+                    "For example retry=Retry(attempts=3), batch=Batch(100), timeout_s=5."
+                )
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigError(
                 f"{where}: timeout_s={self.timeout_s!r}: expected seconds above 0, or None."

@@ -15,9 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 class Topic:
     """A topic and the settings that it shall have. What is None, the broker decides.
 
-    `partitions` and `replication` hold when the topic is created; `retention_s` and
-    `retention_bytes` (of the whole topic) say how long its messages are kept; `size_bytes_max`
-    bounds one serialised event.
+    `partitions` holds when the topic is created; `retention_s` and `retention_bytes` (of the whole
+    topic) say how long its messages are kept: never less than the slowest group needs.
 
     Raises:
         ConfigError: the name or a number is out of bounds.
@@ -26,10 +25,8 @@ class Topic:
     name: str
     _: KW_ONLY
     partitions: int | None = None
-    replication: int | None = None
     retention_s: float | None = None
     retention_bytes: int | None = None
-    size_bytes_max: int | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -44,7 +41,7 @@ class Topic:
                 f"Topic name: expected a name that does not end in '.dlq', got {name!r}; "
                 "Eventlane keeps these for dead letters, choose another"
             )
-        for option in ("partitions", "replication", "retention_bytes", "size_bytes_max"):
+        for option in ("partitions", "retention_bytes"):
             self._refuse_unless_positive(option, "an int of at least 1", int)
         self._refuse_unless_positive("retention_s", "a positive number of seconds", int, float)
 

@@ -1,11 +1,9 @@
 """The topics of an app: declared by its event types, created when first needed."""
 
 import dataclasses
-from typing import Any
 
 from eventlane.broker import Broker
 from eventlane.errors import ConfigError
-from eventlane.event import EventType, event_type
 from eventlane.topic import Topic
 
 __all__ = ["Topics"]
@@ -40,8 +38,8 @@ class Topics:
                 f"({declared_at}). State them once, and give only the name elsewhere."
             )
 
-    async def ensure(self, broker: Broker, name: str, cls: type) -> None:
-        """See to it that a topic exists, with the settings that the event type declares.
+    async def ensure(self, broker: Broker, name: str) -> None:
+        """See to it that a topic exists, with the settings that were declared for it.
 
         Raises:
             ConfigError: It exists with another number of partitions.
@@ -50,9 +48,6 @@ class Topics:
         """
         if name in self.ready:
             return
-        kind: EventType[Any] = event_type(cls)
-        if kind.topic.name == name:
-            self.declare(kind.topic, kind.declared_at)
         topic = self._declared[name][0] if name in self._declared else Topic(name)
         if topic.partitions is None and self._partitions is not None:
             topic = dataclasses.replace(topic, partitions=self._partitions)

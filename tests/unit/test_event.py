@@ -75,7 +75,7 @@ def test_a_declaration_says_where_it_stands() -> None:
 
 
 def test_name_topic_and_format_are_kept_as_declared() -> None:
-    topic = Topic("stock", partitions=3, retention_s=60, retention_bytes=1, size_bytes_max=9)
+    topic = Topic("stock", partitions=3, retention_s=60, retention_bytes=1)
 
     @event(topic=topic, name="stock.changed.v1", format="avro")
     class StockChanged(msgspec.Struct):
@@ -210,9 +210,7 @@ def test_a_topic_with_a_wrong_name_is_refused(name: str) -> None:
         Topic(name)
 
 
-@pytest.mark.parametrize(
-    "option", ["partitions", "replication", "retention_s", "retention_bytes", "size_bytes_max"]
-)
+@pytest.mark.parametrize("option", ["partitions", "retention_s", "retention_bytes"])
 @pytest.mark.parametrize("number", [0, -1, True, "1", float("nan"), float("inf")])
 def test_a_topic_with_a_wrong_number_is_refused(option: str, number: object) -> None:
     build: Callable[..., Topic] = Topic

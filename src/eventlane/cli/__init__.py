@@ -11,6 +11,7 @@ from pathlib import Path
 from eventlane import App, ConfigError, Conflict, EventlaneError, NotFound, Refused
 from eventlane.cli import look, operate, run
 from eventlane.cli.loading import load_app
+from eventlane.cli.output import add_place
 
 __all__ = ["main"]
 
@@ -79,8 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eventlane", description="Look at a broker, and look after what failed."
     )
-    parser.add_argument("--broker", metavar="URL", help="embedded:DIR; else EVENTLANE_BROKER")
-    parser.add_argument("--app", metavar="MODULE:APP", help="take the broker from an app")
+    add_place(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     look.add_commands(commands)
     operate.add_commands(commands)

@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import os
+import sys
 from typing import Any
 
 from eventlane import App, Operation
@@ -50,11 +51,19 @@ async def _replay(app: App, options: argparse.Namespace) -> int:
     operation = await app.replay(ids, reason=options.reason, actor=options.actor)
     if not options.wait:
         return await _print(operation, options)
+    await _say_who_is_missing(app)
     ended = await operation.wait()
     await _print(operation, options)
     if not ended.get("resolved"):
         return 1
     return 4 if ended.get("open") else 0
+
+
+async def _say_who_is_missing(app: App) -> None:
+    """A replay waits for a process that handles the group; say so, instead of just waiting."""
+    for name, group in (await app.status()).groups.items():
+        if group.pending and not group.members:
+            print(f"waiting: no process handles group {name!r} now; start one", file=sys.stderr)
 
 
 async def _archive(app: App, options: argparse.Namespace) -> int:

@@ -11,15 +11,26 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["add_json", "plain", "show", "table"]
+__all__ = ["add_json", "add_place", "plain", "show", "table"]
 
 
 _WIDTH = 1000
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
-    """Every command has it."""
+    """Every command has it, and takes the broker before and after its name."""
     command.add_argument("--json", action="store_true", help="print JSON")
+    add_place(command, default=argparse.SUPPRESS)
+
+
+def add_place(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Where the broker is."""
+    parser.add_argument(
+        "--broker", metavar="URL", default=default, help="embedded:DIR; else EVENTLANE_BROKER"
+    )
+    parser.add_argument(
+        "--app", metavar="MODULE:APP", default=default, help="take the broker from an app"
+    )
 
 
 def plain(value: object) -> Any:

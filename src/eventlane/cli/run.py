@@ -14,6 +14,7 @@ def add_command(commands: Any) -> None:
     """Add the command."""
     command = commands.add_parser("run", help="handle an app's events until SIGTERM or Ctrl-C")
     command.add_argument("place", metavar="MODULE:APP")
+    command.add_argument("--broker", metavar="URL", default=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,9 +1,12 @@
 """How events become bytes and bytes become events: one codec per format, behind one seam."""
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["Codec"]
+from eventlane.errors import ConfigError
+from eventlane.event import EventType
+
+__all__ = ["Codec", "Codecs"]
 
 T = TypeVar("T")
 
@@ -41,3 +44,35 @@ class Codec(Protocol):
             ConfigError: no event of this type could be read; the field is named.
         """
         ...
+
+
+class Codecs:
+    """The codecs of an app, by format."""
+
+    def __init__(self, codecs: Mapping[str, Codec], *, default: str) -> None:
+        """`default` is the format of types that do not say.
+
+        Raises:
+            ConfigError: There is no such format.
+        """
+        self._codecs = codecs
+        self._default = default
+        if default not in codecs:
+            raise ConfigError(f"App(format={default!r}): {self._expected}")
+
+    def of(self, declared: EventType[Any]) -> Codec:
+        """The codec for a type.
+
+        Raises:
+            ConfigError: It asks for a format that there is not.
+        """
+        wanted = declared.format or self._default
+        if wanted not in self._codecs:
+            raise ConfigError(
+                f"{declared.name} ({declared.declared_at}) has format={wanted!r}: {self._expected}"
+            )
+        return self._codecs[wanted]
+
+    @property
+    def _expected(self) -> str:
+        return f"expected {' or '.join(map(repr, self._codecs))}. Avro is not in this version."

@@ -1,11 +1,11 @@
 """From an event to the record that a broker appends: the topic, the key, the bytes, the headers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from eventlane.clock import Clock
-from eventlane.errors import ConfigError, EventRefused, TooLarge
+from eventlane.errors import EventRefused, TooLarge
 from eventlane.event import EventType, Key, event_type, key_bytes
 from eventlane.message import (
     CONTENT_TYPE,
@@ -15,7 +15,7 @@ from eventlane.message import (
     encode_headers,
     event_ids,
 )
-from eventlane.serde import Codec
+from eventlane.serde import Codecs
 from eventlane.topic import Topic
 
 __all__ = ["Outgoing", "Serialiser"]
@@ -30,17 +30,23 @@ class Outgoing(NamedTuple):
     key: Any
     headers: dict[str, str | bytes]
     header_block: bytes
-    bytes_max: int
 
 
 class Serialiser:
     """Makes records of events. One per app."""
 
     def __init__(
-        self, *, codecs: Mapping[str, Codec], format: str, source: str, clock: Clock, bytes_max: int
+        self,
+        *,
+        codecs: Codecs,
+        source: str,
+        clock: Clock,
+        bytes_max: int,
+        declare: Callable[[Topic, str], None],
     ) -> None:
+        """`declare` is told of the topic of each type that is published."""
+        self._declare = declare
         self._codecs = codecs
-        self._format = format
         self._source = source
         self._clock = clock
         self._bytes_max = bytes_max
@@ -55,13 +61,11 @@ class Serialiser:
         known = self._outgoing.get(cls)
         if known is not None:
             return known
+        if type in cls.__mro__:
+            raise EventRefused("expected an event, got a class. Publish an instance of it.")
         declared: EventType[Any] = event_type(cls)
-        codec = self._codecs.get(declared.format or self._format)
-        if codec is None:
-            raise ConfigError(
-                f"{cls.__qualname__} asks for format {declared.format or self._format!r}: expected "
-                f"one of {', '.join(map(repr, self._codecs))}. Avro is not in this version."
-            )
+        codec = self._codecs.of(declared)
+        self._declare(declared.topic, declared.declared_at)
         headers: dict[str, str | bytes] = {
             EVENT_TYPE: declared.name,
             EVENT_SOURCE: self._source,
@@ -74,13 +78,8 @@ class Serialiser:
             declared.key,
             headers,
             encode_headers(headers),
-            declared.topic.size_bytes_max or self._bytes_max,
         )
         return built
-
-    def topic_of(self, cls: type) -> Topic:
-        """The topic that a type's events go to."""
-        return self.outgoing(cls).declared.topic
 
     def __call__(
         self,
@@ -98,7 +97,7 @@ class Serialiser:
         """
         out = self.outgoing(type(event))
         value = out.encode(event)
-        if len(value) > out.bytes_max:
+        if len(value) > self._bytes_max:
             raise self._too_large(out, value)
         now_ms = self._clock.now_ms()
         block = out.header_block
@@ -122,16 +121,16 @@ class Serialiser:
             EventRefused: The first event that cannot be published.
             ConfigError: The first event whose type is not declared.
         """
-        known = self._outgoing
+        known, bytes_max = self._outgoing, self._bytes_max
         now_ms = self._clock.now_ms()
         records: dict[str, list[Record]] = {}
-        for event, id in zip(events, event_ids(now_ms, len(events)), strict=True):
+        for event, event_id in zip(events, event_ids(now_ms, len(events)), strict=True):
             out = known.get(type(event)) or self.outgoing(type(event))
-            _, topic, encode, key, _, block, bytes_max = out
+            _, topic, encode, key, _, block = out
             value = encode(event)
             if len(value) > bytes_max:
                 raise self._too_large(out, value)
-            record = Record(id, key(event), value, now_ms, block)
+            record = Record(event_id, key(event), value, now_ms, block)
             try:
                 records[topic].append(record)
             except KeyError:
@@ -140,9 +139,9 @@ class Serialiser:
 
     def _too_large(self, out: Outgoing, value: bytes) -> TooLarge:
         return TooLarge(
-            f"{out.declared.name}: expected at most {out.bytes_max:,} bytes serialised, got "
+            f"{out.declared.name}: expected at most {self._bytes_max:,} bytes serialised, got "
             f"{len(value):,}. Publish a reference to the large part, or raise "
-            "Limits(event_bytes_max=…) or Topic(size_bytes_max=…)."
+            "Limits(event_bytes_max=…)."
         )
 
 

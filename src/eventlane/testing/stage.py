@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -35,12 +35,15 @@ __all__ = [
     "letter",
     "offsets_of",
     "record",
+    "refused",
     "settlement",
     "spec",
     "until",
 ]
 
-PATIENCE_S = 5.0
+E = TypeVar("E", bound=Exception)
+
+PATIENCE_S = 10.0
 """How long a case waits for what must happen, before it says that it does not."""
 TOPIC = "steps"
 GROUP = "group"
@@ -72,7 +75,7 @@ class Storage:
         self,
         url: str,
         *,
-        durability: str | None = None,
+        durability: Literal["fsync", "os"] | None = None,
         wrap: Callable[[Broker], Broker] = lambda broker: broker,
     ) -> None:
         self._url = url
@@ -201,6 +204,22 @@ def spec(name: str = GROUP, **options: Any) -> GroupSpec:
         "host": "here",
     }
     return GroupSpec(name=name, **{**given, **options})
+
+
+async def refused(error: type[E], call: Callable[[], Awaitable[object]], *words: str) -> E:
+    """What a call raises that must be refused, and whose message must have these words.
+
+    Raises:
+        AssertionError: It was not refused, or with other words.
+    """
+    try:
+        await call()
+    except error as raised:
+        missing = [word for word in words if word not in str(raised)]
+        if missing:
+            raise AssertionError(f"expected {missing} in {str(raised)!r}") from raised
+        return raised
+    raise AssertionError(f"expected {error.__name__}, but nothing was refused")
 
 
 async def changes_until(consumer: Consumer, enough: Callable[[list[Any]], bool]) -> list[Any]:

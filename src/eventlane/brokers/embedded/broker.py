@@ -49,33 +49,56 @@ async def open_broker(
             f"embedded broker: expected durability {' or '.join(map(repr, offered))}, got "
             f"{durability!r}. Leave it out for the strongest, {offered[0]!r}."
         )
-    return EmbeddedBroker(path, durability or offered[0], limits, clock)
+    if path is None:
+        temporary = tempfile.TemporaryDirectory(prefix="eventlane-")
+        file = await _opened(Path(temporary.name), "OFF", limits)
+        return EmbeddedBroker(
+            "embedded::memory:",
+            durability="os",
+            file=file,
+            limits=limits,
+            clock=clock,
+            temporary=temporary,
+        )
+    durability = durability or offered[0]
+    file = await _opened(Path(path), "FULL" if durability == "fsync" else "NORMAL", limits)
+    return EmbeddedBroker(
+        f"embedded:{path}", durability=durability, file=file, limits=limits, clock=clock
+    )
+
+
+async def _opened(directory: Path, synchronous: Synchronous, limits: Limits) -> File:
+    # In a thread, because it may have to wait for the disk, or for its turn.
+    return await asyncio.to_thread(File, directory, synchronous, limits.lease_s)
 
 
 class EmbeddedBroker:
     """See `broker.Broker`. Used by the event loop in which it was opened, and by no other."""
 
-    def __init__(self, path: str | None, durability: str, limits: Limits, clock: Clock) -> None:
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        if path is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="eventlane-")
-            self.url = "embedded::memory:"
-            directory = Path(self._temporary.name)
-            synchronous: Synchronous = "OFF"
-        else:
-            self.url = f"embedded:{path}"
-            directory = Path(path).absolute()
-            synchronous = "FULL" if durability == "fsync" else "NORMAL"
+    def __init__(
+        self,
+        url: str,
+        *,
+        durability: str,
+        file: File,
+        limits: Limits,
+        clock: Clock,
+        temporary: "tempfile.TemporaryDirectory[str] | None" = None,
+    ) -> None:
+        self.url = url
         self.durability = durability
-        self._limits = limits
         self._clock = clock
+        self._temporary = temporary
+        """The directory, where it goes with the broker."""
         self._loop = asyncio.get_running_loop()
-        self._file = File(directory, synchronous, limits.lease_s)
-        self._reading = self._file.connect(reads_only=True)
-        self._log = LogReader(self._reading, str(self._file.path))
-        self._members = Members(directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max)
-        self._watch = Watch(self._file, self._log)
-        self._writer = Writer(self._file, limits, clock, self._watch.committed)
+        self._file = file
+        self._reading = file.connect(reads_only=True)
+        self._log = LogReader(self._reading, str(file.path))
+        self._members = Members(
+            file.directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max
+        )
+        self._watch = Watch(file, self._log)
+        self._writer = Writer(file, limits, clock, self._watch.tell)
         self._topics: dict[str, LogTopic] = {}
         self._consumers: list[EmbeddedConsumer] = []
         self._closing: asyncio.Task[None] | None = None
@@ -157,6 +180,7 @@ class EmbeddedBroker:
         except BaseException:
             self._members.leave(member)
             raise
+        self._consumers = [each for each in self._consumers if not each.has_left]
         self._consumers.append(consumer)
         return consumer
 
@@ -231,7 +255,7 @@ class EmbeddedBroker:
             self._watch.close()
             self._members.close()
             self._reading.close()
-            self._file.close()
+            await asyncio.to_thread(self._file.close)
             if self._temporary is not None:
                 self._temporary.cleanup()
 

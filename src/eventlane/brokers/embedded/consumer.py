@@ -63,11 +63,11 @@ class EmbeddedConsumer:
         """For each of them the last command that was reported."""
         self._newest_command = 0
         """The last one of all that was looked at."""
-        self._foreign: dict[str | None, set[tuple[str, int]]] = {}
-        """Who owns the others."""
+        self._others: set[str | None] = set()
+        """Who owns the partitions that it does not; None: nobody does."""
         self._paused: str | None = None
         self._taking: asyncio.Future[list[Acquired]] | None = None
-        self._left = False
+        self.has_left = False
 
     # --- broker.Consumer --------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ class EmbeddedConsumer:
             StorageError: The file cannot be read.
         """
         while not self._changes:
-            if self._left:
+            if self.has_left:
                 raise Unavailable(f"group {self._spec.name!r}: this consumer has left")
             self._waiter = asyncio.get_running_loop().create_future()
             with self._watch.listening():
@@ -123,9 +123,9 @@ class EmbeddedConsumer:
 
     async def leave(self) -> None:
         """See `Consumer.leave`. Safe to call twice."""
-        if self._left:
+        if self.has_left:
             return
-        self._left = True
+        self.has_left = True
         self._watch.watchers.discard(self)
         self._wake()
         group, member = self._spec.name, self._member.id
@@ -154,12 +154,12 @@ class EmbeddedConsumer:
         if row is not None and row[0] != self._paused:
             self._paused = row[0]
             self._report(Paused(self._paused))
-        self._foreign = {}
+        self._others.clear()
         for topic, partition, owner, epoch in groups.ownerships(connection, spec):
             place = (topic, partition)
             owned = self._owned.get(place)
             if owner != self._member.id:
-                self._foreign.setdefault(owner, set()).add(place)
+                self._others.add(owner)
             if owned is not None and (owner != self._member.id or epoch != owned):
                 del self._owned[place], self._commands[place]
                 self._report(Lost(topic, partition))
@@ -170,13 +170,13 @@ class EmbeddedConsumer:
                     self._commands[place] = command.id
                     self._report(command)
         self._newest_command = newest
-        if None in self._foreign:
+        if None in self._others:
             self.look_at_owners()
 
     def look_at_owners(self) -> None:
         """See `Watcher.look_at_owners`."""
         is_alive = self._members.is_alive
-        if any(owner is None or not is_alive(owner) for owner in self._foreign):
+        if any(owner is None or not is_alive(owner) for owner in self._others):
             self._take()
 
     def fail(self, error: EventlaneError) -> None:
@@ -204,7 +204,7 @@ class EmbeddedConsumer:
 
     def _take(self) -> None:
         """Take over what nobody alive owns."""
-        if self._taking is not None or self._left:
+        if self._taking is not None or self.has_left:
             return
         spec, member = self._spec, self._member.id
         is_alive = self._members.is_alive
@@ -217,7 +217,7 @@ class EmbeddedConsumer:
             error = future.exception()
             if isinstance(error, StorageError):
                 self.fail(error)
-                return
+                return  # The next look tries again.
             self._got(future.result())
             self._members.sweep()
 

@@ -185,7 +185,7 @@ class File:
                 f"embedded broker: expected Linux or macOS, got {sys.platform}. Elsewhere its "
                 "locks and its durability would not hold; use a networked broker."
             )
-        self.directory = directory
+        self.directory = directory = directory.absolute()
         self.path = directory / "eventlane.db"
         self._synchronous = synchronous
         self._closed = False

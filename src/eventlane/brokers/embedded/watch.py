@@ -81,9 +81,20 @@ class Watch:
                 if waiter in waiters:
                     waiters.remove(waiter)
 
-    def committed(self, topics: set[str], alters: bool) -> None:
-        """This process has written: tell the watchers."""
-        self._tell(topics, alters)
+    def tell(self, topics: set[str], alters: bool) -> None:
+        """Something was written: topics have grown, or owners, commands or pauses changed."""
+        for topic in topics:
+            for waiter in self._waiters.pop(topic, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+        try:
+            for watcher in list(self.watchers):
+                for topic in topics:
+                    watcher.appended(topic)
+                if alters:
+                    watcher.look()
+        except sqlite3.Error as error:
+            self._fail(storage_error(error, self._file.path))
 
     def close(self) -> None:
         """Look no more; who waits is told that the broker is closed."""
@@ -108,26 +119,12 @@ class Watch:
             newest = self._log.last_id()
             topics = self._log.topics_since(self._newest)
             self._newest = newest
-            self._tell(topics, alters=True)
+            self.tell(topics, alters=True)
         now_s = SystemClock.monotonic_s()
         if now_s - self._owners_s >= _OWNERS_S:
             self._owners_s = now_s
             for watcher in list(self.watchers):
                 watcher.look_at_owners()
-
-    def _tell(self, topics: set[str], alters: bool) -> None:
-        for topic in topics:
-            for waiter in self._waiters.pop(topic, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
-        try:
-            for watcher in list(self.watchers):
-                for topic in topics:
-                    watcher.appended(topic)
-                if alters:
-                    watcher.look()
-        except sqlite3.Error as error:
-            self._fail(storage_error(error, self._file.path))
 
     def _fail(self, error: EventlaneError) -> None:
         for watcher in list(self.watchers):

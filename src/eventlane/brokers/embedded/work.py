@@ -94,9 +94,10 @@ class Work:
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
-        self.has_publishes = any(isinstance(item, tuple) for item in items)
-        self.others: list[Append | Change] = []
+        self.others = [item for item in items if not isinstance(item, tuple)]
         """Those that are no publishes."""
+        self.count = len(items) + sum(item.count - 1 for item in self.others)
+        """How much of the queue's room they take."""
         self.stretches: list[Stretch] = []
         self.topics: set[str] = set()
         """Topics that have grown."""
@@ -104,11 +105,6 @@ class Work:
         """See `Transaction.alters`."""
         self.error: Exception | None = None
         """Why nothing at all was written."""
-
-    @property
-    def count(self) -> int:
-        """How much of the queue's room it takes."""
-        return len(self.items) + sum(item.count - 1 for item in self.others)
 
     def pack(self) -> None:
         """Order what is appended by partition, in the order of the calls, and pack it to rows."""
@@ -127,9 +123,7 @@ class Work:
                     stretch = stretches[partition] = Stretch(topic.name, partition)
                 stretch.records.append(record)
                 stretch.futures.append(future)
-                continue
-            self.others.append(item)
-            if isinstance(item, Append):
+            elif isinstance(item, Append):
                 self._pack_append(item, found)
         for stretches in found.values():
             self.stretches += [stretch for stretch in stretches if stretch is not None]
@@ -147,7 +141,7 @@ class Work:
                         stretch.records = part
                     else:
                         stretch.records += part
-                    if self.has_publishes:
+                    if len(self.others) < len(self.items):  # There are publishes too.
                         stretch.futures += repeat(None, len(part))
 
     def tell(self) -> None:

@@ -37,7 +37,7 @@ class Writer:
         file: File,
         limits: Limits,
         clock: Clock,
-        committed: Callable[[set[str], bool], None],
+        tell: Callable[[set[str], bool], None],
     ) -> None:
         """Start the thread.
 
@@ -45,8 +45,8 @@ class Writer:
             file: what it writes to.
             limits: bounds.
             clock: says when a batch was appended.
-            committed: called in the event loop after each transaction, with the topics that have
-                grown and whether owners, commands or pauses changed.
+            tell: called in the event loop after each transaction, with the topics that have grown
+                and whether owners, commands or pauses changed.
         """
         self._file = file
         self._connection = file.connection
@@ -54,7 +54,7 @@ class Writer:
         self._records_max = limits.publish_queue_max
         self._timeout_s = limits.publish_timeout_s
         self._clock = clock
-        self._committed = committed
+        self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._queued = 0
@@ -150,7 +150,7 @@ class Writer:
         self._queued -= work.count
         self._let_in()
         if work.error is None:
-            self._committed(work.topics, work.alters)
+            self._tell(work.topics, work.alters)
 
     def _let_in(self) -> None:
         while self._outside and self._queued < self._records_max:
