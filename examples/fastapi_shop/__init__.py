@@ -1,0 +1,1 @@
+"""A web shop with FastAPI: a request publishes, the lifespan handles."""
