@@ -104,11 +104,10 @@ class App:
     ) -> None:
         self._options = {name: value for name, value in locals().items() if name != "self"}
         self.url = url
-        self.name = name
-        self.version = version
+        self.name, self.version = name, version
         self._subscriptions: list[Subscription] = []
         if not isinstance(limits, Limits | None):
-            raise ConfigError(f"App(limits={limits!r}): expected Limits(…), or nothing.")
+            raise ConfigError(f"App(limits={limits!r}): expected Limits(…).")
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._codecs = Codecs({"json": JsonCodec()}, default=format)
