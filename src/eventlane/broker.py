@@ -164,6 +164,7 @@ class Broker(Operators, Queries, Protocol):
 
         Raises:
             NotFound: There is no such topic; nothing was written.
+            PublishTimeout: The queue had no room in time; nothing was written.
             StorageError: Nothing was written.
             Unavailable: The broker is closed; nothing was written.
 

@@ -15,7 +15,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
 
@@ -355,7 +354,8 @@ class Dispatcher:
     # hot loop about 60 ns of some 900 for an event (benchmarks, consume_async).
     async def _work(self, worker: Worker) -> None:  # noqa: C901, PLR0915  # see above
         """Handle deliveries, one after the other, until there is nothing to do for ever."""
-        ring, settler, clean = self._ring, self._settler, copy_context()
+        ring, settler = self._ring, self._settler
+        context, clean = worker.context, self._workers.clean
         origin: Origin | None = None
         block, route = b"", NO_ROUTE
         lanes: Any = None
@@ -369,7 +369,7 @@ class Dispatcher:
                     continue
                 elif not await self._sleep(worker):
                     return None
-                if copy_context() != clean:
+                if context != clean:
                     return self._workers.retire(worker)
                 continue
 
@@ -382,15 +382,16 @@ class Dispatcher:
             if (value is None or not route.direct) and not self._goes_on(route, delivery):
                 continue
 
-            worker.handling = delivery
-            if not self._growing:
-                self._growing = True
-                self._loop.call_soon(self._grow)
             started = monotonic()
             if started > turn_ends:
                 await yield_to_loop()
                 await settler.catch_up()
-                turn_ends = monotonic() + _TURN_S
+                started = monotonic()
+                turn_ends = started + _TURN_S
+            worker.handling = delivery
+            if not self._growing:
+                self._growing = True
+                self._loop.call_soon(self._grow)
             if route.timeout_s:
                 worker.subscription = route.subscription
                 worker.deadline = started + route.timeout_s
@@ -409,10 +410,11 @@ class Dispatcher:
                 else:
                     self._returned(delivery, route.subscription, outcome, started)
             worker.handling = None
-            worker.deadline = 0.0
+            if route.timeout_s:
+                worker.deadline = 0.0
             if settler.timer is None or lanes.urgent:
                 self._note(lanes)
-            if copy_context() != clean:
+            if context != clean:
                 return self._workers.retire(worker)
 
     def _goes_on(self, route: Route, delivery: Delivery) -> bool:

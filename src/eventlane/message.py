@@ -7,8 +7,10 @@ reader resolves it once and not once per event.
 
 import hashlib
 import os
+import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,6 +28,7 @@ __all__ = [
     "decode_headers",
     "derived_id",
     "encode_headers",
+    "event_id",
     "event_ids",
     "headers_of",
 ]
@@ -110,37 +113,74 @@ class Message(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(dict[str, bytes]).decode
+_decode = msgspec.msgpack.Decoder(dict[int | str, int | bytes]).decode
+# Every record carries its block. A name or value that nearly all have is one byte there, which
+# takes a fifth off the log and 0.2 us off an event that is published (benchmarks, publish_many).
+# Part of the file format: add at the end, change nothing.
+_NAMES = (EVENT_TYPE, EVENT_SOURCE, CONTENT_TYPE, CORRELATION_ID, CAUSATION_ID)
+_VALUES = (b"application/json",)
+_NAME_CODES: dict[str, int] = {name: code for code, name in enumerate(_NAMES)}
+_VALUE_CODES: dict[bytes, int] = {value: code for code, value in enumerate(_VALUES)}
 
 
 def encode_headers(headers: Mapping[str, str | bytes]) -> bytes:
     """Pack headers to the block that a `Record` carries; text as UTF-8."""
-    return _encode({name: v if isinstance(v, bytes) else v.encode() for name, v in headers.items()})
+    packed: dict[int | str, int | bytes] = {}
+    for name, value in headers.items():
+        as_bytes = value if isinstance(value, bytes) else value.encode()
+        packed[_NAME_CODES.get(name, name)] = _VALUE_CODES.get(as_bytes, as_bytes)
+    return _encode(packed)
 
 
 def decode_headers(block: bytes) -> dict[str, bytes]:
-    """Unpack what `encode_headers` packed."""
-    return _decode(block)
+    """Unpack what `encode_headers` packed.
+
+    Raises:
+        ValueError: It is no such block.
+    """
+    try:
+        return {
+            _NAMES[name] if isinstance(name, int) else name: (
+                _VALUES[value] if isinstance(value, int) else value
+            )
+            for name, value in _decode(block).items()
+        }
+    except (msgspec.DecodeError, IndexError) as error:
+        raise ValueError(f"expected a block of headers, got other bytes: {error}") from error
 
 
 def headers_of(block: bytes) -> dict[str, bytes]:
     """What a block of headers holds; nothing where it is none, as other programs may write."""
     try:
-        return _decode(block)
-    except msgspec.DecodeError:
+        return decode_headers(block)
+    except ValueError:
         return {}
 
 
-_IDS_MASK = (1 << 62) - 1
-_next_id = int.from_bytes(os.urandom(8), "big") & _IDS_MASK
+_COUNTER_MASK = (1 << 62) - 1
+_VARIANT = 1 << 63
+_of_halves = struct.Struct(">QQ").pack
+_of_head_and_last = struct.Struct(">12sI").pack
 
 
-def _reseed() -> None:
-    global _next_id  # noqa: PLW0603  # a forked child would otherwise make its parent's ids again
-    _next_id = int.from_bytes(os.urandom(8), "big") & _IDS_MASK
+class _Counter:
+    """What makes ids differ: counts up from a random start, and knows the process."""
+
+    def __init__(self) -> None:
+        self.next = int.from_bytes(os.urandom(8), "big") & _COUNTER_MASK
+        self.pid_bits = os.getpid() & 0xFFF
 
 
-os.register_at_fork(after_in_child=_reseed)
+_counter = _Counter()
+# A forked child would otherwise make its parent's ids again.
+os.register_at_fork(after_in_child=lambda: _Counter.__init__(_counter))
+
+
+def event_id(now_ms: int) -> bytes:
+    """A new event id: see `event_ids`."""
+    number = _counter.next
+    _counter.next = (number + 1) & _COUNTER_MASK
+    return _of_halves(now_ms << 16 | 0x7000 | _counter.pid_bits, _VARIANT | number)
 
 
 def event_ids(now_ms: int, count: int) -> list[bytes]:
@@ -149,17 +189,13 @@ def event_ids(now_ms: int, count: int) -> list[bytes]:
     All carry the same time; the rest counts up from a random start, so that ids made in one
     process sort in the order in which they were made.
     """
-    global _next_id  # noqa: PLW0603  # a counter of the process
-    first = _next_id
-    _next_id = (first + count) & _IDS_MASK
-    head = ((now_ms << 16) | 0x7000 | (os.getpid() & 0xFFF)).to_bytes(8, "big")
-    if _next_id < first:  # the counter went round, once in 2^62 ids
-        first = 0
-    variant = 1 << 63
-    return [
-        head + number.to_bytes(8, "big")
-        for number in range(variant | first, (variant | first) + count)
-    ]
+    first = _counter.next
+    if (first ^ (first + count)) >> 32:  # within one call only the last 32 bits differ
+        first = ((first >> 32) + 1 << 32) & _COUNTER_MASK
+    _counter.next = first + count
+    high, low = divmod(_VARIANT | first, 1 << 32)
+    head = (now_ms << 16 | 0x7000 | _counter.pid_bits).to_bytes(8, "big") + high.to_bytes(4, "big")
+    return list(map(_of_head_and_last, repeat(head), range(low, low + count)))
 
 
 def derived_id(*parts: object) -> UUID:

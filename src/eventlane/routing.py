@@ -58,8 +58,8 @@ class Routes(NamedTuple):
         """
         try:
             name = decode_headers(header_block).get(EVENT_TYPE)
-        except msgspec.DecodeError as error:
-            return self._failing(f"expected a block of headers, got other bytes: {error}")
+        except ValueError as error:
+            return self._failing(str(error))
         if name is not None:
             return self.by_type.get((topic, name.decode("utf-8", "replace")), NO_ROUTE)
         known = [route for (place, _), route in self.by_type.items() if place == topic]

@@ -103,7 +103,7 @@ class Span:
         """What has an outcome above the watermark, as [start, stop) runs."""
         runs: list[tuple[int, int]] = []
         for chunk in self._chunks:
-            for run in _SETTLED_RUN.finditer(chunk.flags, max(chunk.first_open(), 0)):
+            for run in _SETTLED_RUN.finditer(chunk.flags):
                 start, stop = chunk.offsets[run.start()], chunk.offsets[run.end() - 1] + 1
                 if stop > watermark:
                     runs.append((start, stop))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from eventlane.deadletter import HandlerTimeout
@@ -15,9 +15,11 @@ __all__ = ["Worker", "Workers"]
 class Worker:
     """A task that handles one delivery, or one list, after the other."""
 
-    __slots__ = ("deadline", "handling", "is_idle", "subscription", "task", "timed_out")
+    __slots__ = ("context", "deadline", "handling", "is_idle", "subscription", "task", "timed_out")
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        """The context variables that its handlers see."""
         self.task: asyncio.Task[None] | None = None
         self.handling: Delivery | list[Delivery] | None = None
         """What a handler runs for now."""
@@ -71,7 +73,8 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._all: set[Worker] = set()
         self._idle: list[tuple[Worker, asyncio.Future[None]]] = []
-        self._clean = copy_context()
+        self.clean = copy_context()
+        """What a worker's context must be equal to after each handler."""
         self._stopping = False
 
     def __iter__(self) -> Iterator[Worker]:
@@ -134,13 +137,13 @@ class Workers:
         return len(late), len(alive)
 
     def _start(self) -> None:
-        worker = Worker()
-        self._all.add(worker)
         # A context of its own: a worker must not begin with what a handler happened to have set.
+        worker = Worker(self.clean.copy())
+        self._all.add(worker)
         worker.task = self._loop.create_task(
             self._work(worker),
             name=f"eventlane {self._group}: worker",
-            context=self._clean.copy(),
+            context=worker.context,
         )
         worker.task.add_done_callback(self._ended)
 

@@ -1,6 +1,6 @@
 """How events become bytes and bytes become events: one codec per format, behind one seam."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from eventlane.errors import ConfigError
@@ -28,6 +28,16 @@ class Codec(Protocol):
 
         Calling it raises `NotSerialisable`, which names the field, what was expected and what
         came, for every event that would not come back from its bytes as it is.
+
+        Raises:
+            ConfigError: no event of this type could be written; the field is named.
+        """
+        ...
+
+    def encoder_of_many(self, cls: type[T]) -> Callable[[Sequence[T]], list[bytes]]:
+        """Builds the function that gives the bytes of each of many events, in order.
+
+        Calling it raises what `encoder` says, for the first event that cannot be written.
 
         Raises:
             ConfigError: no event of this type could be written; the field is named.

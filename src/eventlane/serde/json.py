@@ -9,7 +9,7 @@ alone, and 0.50 us without the comparison. Checks that are generated as source c
 allows. What is wrong with an event is worked out only once it failed, in `unwritable.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import msgspec
@@ -22,6 +22,9 @@ from eventlane.serde.wire import is_pydantic, reads_one_form, refuse_unusable, w
 __all__ = ["JsonCodec"]
 
 T = TypeVar("T")
+
+_LINES_MAX = 500
+"""Events that are written at once: few enough that they do not set off the cycle collector."""
 
 
 class JsonCodec:
@@ -66,6 +69,38 @@ class JsonCodec:
             raise NotSerialisable(explain_event(event, cls, None))
 
         return encoded
+
+    def encoder_of_many(self, cls: type[T]) -> Callable[[Sequence[T]], list[bytes]]:
+        """Builds the function that gives the bytes of each of many events: see `Codec`."""
+        encoded = self.encoder(cls)
+        if is_pydantic(cls) or not reads_one_form(cls):
+            return lambda events: list(map(encoded, events))
+        encode_lines = msgspec.json.Encoder().encode_lines
+        decode_lines = msgspec.json.Decoder(cls).decode_lines
+
+        def encoded_many(events: Sequence[T]) -> list[bytes]:
+            # One call for a part instead of one for each event: 230 of 760 ns less for each, with
+            # the same check (benchmarks, publish_many).
+            found: list[bytes] = []
+            for start in range(0, len(events), _LINES_MAX):
+                part = events[start : start + _LINES_MAX]
+                values: list[bytes] = []
+                try:
+                    lines = encode_lines(part)
+                    values = lines.split(b"\n")
+                    values.pop()
+                    # JSON has no line break within a value, unless an event brought its own JSON
+                    # (`msgspec.Raw`): then the count differs.
+                    all_good = len(values) == len(part) and decode_lines(lines) == part
+                except MemoryError:
+                    raise  # the machine's trouble and not the events'
+                except Exception:  # the types' own code runs in here too
+                    all_good = False
+                # If not, they go one by one: the one that is refused is named.
+                found += values if all_good else map(encoded, part)
+            return found
+
+        return encoded_many
 
     def decoder(self, cls: type[T]) -> Callable[[bytes], T]:
         """Builds the function that gives the event of some bytes: see `Codec`."""

@@ -92,8 +92,7 @@ class EmbeddedBroker:
         """The directory, where it goes with the broker."""
         self._loop = asyncio.get_running_loop()
         self._file = file
-        self._reading = file.connect(reads_only=True)
-        self._log = LogReader(self._reading, str(file.path))
+        self._log = LogReader(file.reader, str(file.path))
         self._members = Members(
             file.directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max
         )
@@ -213,7 +212,7 @@ class EmbeddedBroker:
     async def status(self) -> Status:
         """See `Queries.status`."""
         with self._file.reading():
-            return read_status(self._reading, self._members.alive(), self._clock.now_ms())
+            return read_status(self._file.reader, self._members.alive(), self._clock.now_ms())
 
     async def dead_letters(
         self,
@@ -227,13 +226,13 @@ class EmbeddedBroker:
         """See `Queries.dead_letters`."""
         with self._file.reading():
             return operators.dead_letters(
-                self._reading, group=group, state=state, ids=ids, limit=limit, after=after
+                self._file.reader, group=group, state=state, ids=ids, limit=limit, after=after
             )
 
     async def operation(self, id: int) -> dict[UUID, LetterState]:
         """See `Queries.operation`."""
         with self._file.reading():
-            return operators.letters_of_operation(self._reading, id)
+            return operators.letters_of_operation(self._file.reader, id)
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -254,8 +253,7 @@ class EmbeddedBroker:
             await self._writer.aclose()
             self._watch.close()
             self._members.close()
-            self._reading.close()
-            await asyncio.to_thread(self._file.close)
+            await self._file.aclose()
             if self._temporary is not None:
                 self._temporary.cleanup()
 

@@ -5,6 +5,7 @@ never checkpoint. Two connections that checkpoint while a third one resets the W
 in SQLite before 3.51.3 (https://www.sqlite.org/wal.html#walresetbug); taking turns rules it out.
 """
 
+import asyncio
 import os
 import sqlite3
 import sys
@@ -88,7 +89,6 @@ CREATE TABLE progress (
     lost INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (consumer_group, topic, partition)
 ) WITHOUT ROWID;
-CREATE INDEX progress_by_partition ON progress (topic, partition, watermark);
 
 CREATE TABLE attempts (
     consumer_group TEXT NOT NULL,
@@ -130,6 +130,9 @@ CREATE TABLE letter (
 );
 CREATE UNIQUE INDEX letter_by_offset ON letter (consumer_group, topic, partition, offset, handler);
 CREATE INDEX letter_by_state ON letter (consumer_group, state, number);
+-- What may keep a lane closed: few, however many letters were resolved before.
+CREATE INDEX letter_alive ON letter (consumer_group, topic, partition, offset)
+    WHERE state IN ('open', 'replaying');
 
 CREATE TABLE command (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -206,6 +209,8 @@ class File:
         try:
             self.connection = self._prepared()
             """The one connection that writes."""
+            self.reader = self._connect(reads_only=True)
+            """The one that reads, in the event loop: it never waits for a writer."""
         except BaseException:
             self.lock.close()
             raise
@@ -218,7 +223,7 @@ class File:
             return
 
     def _prepared(self) -> sqlite3.Connection:
-        connection = self.connect(reads_only=False)
+        connection = self._connect(reads_only=False)
         try:
             if not self._is_current(connection):
                 # Under the lock, because another process may be at the same point.
@@ -258,8 +263,8 @@ class File:
             )
         return True
 
-    def connect(self, *, reads_only: bool) -> sqlite3.Connection:
-        """A new connection.
+    def _connect(self, *, reads_only: bool) -> sqlite3.Connection:
+        """Open a new connection.
 
         Raises:
             StorageError: The file cannot be opened.
@@ -299,9 +304,14 @@ class File:
         except sqlite3.Error as error:
             raise storage_error(error, self.path) from error
 
-    def close(self) -> None:
-        """Close the writing connection, after all others of this process."""
+    async def aclose(self) -> None:
+        """Close the connections; the writer's thread has ended."""
         self._closed = True
+        self.reader.close()
+        # In a thread, because it may have to wait for the disk, or for its turn.
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
         try:
             # The last connection of all processes checkpoints when it is closed.
             with self.lock:

@@ -1,4 +1,4 @@
-"""Groups: who owns which partition, how far it is, and the account.
+"""Groups: who owns which partition, and how far it is.
 
 One row for each (group, topic, partition) says all of it. An owner writes it under its epoch; the
 epoch grows with every change of owner, so that what a former owner settles finds no row to write.

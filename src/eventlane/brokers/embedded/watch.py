@@ -117,7 +117,7 @@ class Watch:
         if version != self._version:
             self._version = version
             newest = self._log.last_id()
-            topics = self._log.topics_since(self._newest)
+            topics = self._log.topics_between(self._newest, newest)
             self._newest = newest
             self.tell(topics, alters=True)
         now_s = SystemClock.monotonic_s()
