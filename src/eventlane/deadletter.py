@@ -3,8 +3,8 @@
 import hashlib
 import os
 import socket
-import sysconfig
 import traceback
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,6 @@ _STACK_BYTES_MAX = 16 * 1024
 _FIRST, _LAST = 3, 7
 _HOST = socket.gethostname()
 _OURS = str(Path(__file__).parent)
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 class HandlerTimeout(TimeoutError):
@@ -156,11 +155,18 @@ def fingerprint(group: str, error: BaseException) -> str:
     return hashlib.blake2b(parts.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
+@cache
+def _libraries() -> tuple[str, ...]:
+    import sysconfig  # noqa: PLC0415  # 3 ms of start-up, for the first failure only
+
+    return tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+
+
 def _application_frame(trace: TracebackType | None) -> str:
     place = ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not code.co_filename.startswith((_OURS, *_LIBRARIES)):
+        if not code.co_filename.startswith((_OURS, *_libraries())):
             place = f"{trace.tb_frame.f_globals.get('__name__')}:{code.co_qualname}"
         trace = trace.tb_next
     return place

@@ -1,7 +1,6 @@
 """Brokers, by URL. A backend's module is imported when its URL is used, and not before."""
 
 import re
-from urllib.parse import parse_qsl
 
 from eventlane.broker import Broker
 from eventlane.clock import Clock, SystemClock
@@ -84,7 +83,7 @@ def redacted(url: str) -> str:
 
 
 def _refuse_options(query: str) -> None:
-    for option, _ in parse_qsl(query, keep_blank_values=True):
+    for option in (each.partition("=")[0] for each in query.split("&") if each):
         raise ConfigError(
             f"broker URL: expected no options after the directory, got {option!r}. "
             "What can be set is an argument: durability, or a field of Limits."
