@@ -431,7 +431,7 @@ class App:
                     self._has_moved.clear()
                     await until_idle(self._dispatchers, self._connected, self._clock, self._moved)
             except TimeoutError:
-                status = await self._connected.status()
+                status = await self.status()
                 raise NotIdle(
                     f"still not idle after timeout_s={timeout_s}: {still_open(status)}",
                     status=status,

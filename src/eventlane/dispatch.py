@@ -147,9 +147,10 @@ class Dispatcher:
                 late,
                 self._limits.drain_s,
             )
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        control, settle, sweep = tasks
+        control.cancel()
+        sweep.cancel()
+        await asyncio.gather(control, sweep, return_exceptions=True)
         self._failure.cancel()
         try:
             async with asyncio.timeout(self._limits.drain_s):
@@ -161,6 +162,9 @@ class Dispatcher:
                 self.plan.name,
                 self._limits.drain_s,
             )
+        # Not before: a settlement that is cancelled is lost, and a later one would pass it over.
+        settle.cancel()
+        await asyncio.gather(settle, return_exceptions=True)
         await self._consumer.leave()
 
     @property

@@ -53,6 +53,7 @@ class Settler:
         self._settled = settled
         self._loop = asyncio.get_running_loop()
         self._now = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
         self._written = asyncio.Event()
         self._due_timer: Timer | None = None
         self._due_ms = 0
@@ -87,13 +88,19 @@ class Settler:
             await self._settle_once()
 
     async def finish(self) -> None:
-        """Write what is left; to be called when nothing runs any more and `run` was cancelled."""
+        """Write what is left; to be called when nothing runs any more."""
         if self._due_timer is not None:
             self._due_timer.cancel()
-        while any(lanes.urgent or lanes.unsettled for lanes in self._partitions.values()):
+        while self.is_writing or any(
+            lanes.urgent or lanes.unsettled for lanes in self._partitions.values()
+        ):
             await self._settle_once()
 
     async def _settle_once(self) -> None:
+        async with self._one_at_a_time:
+            await self._settle_all()
+
+    async def _settle_all(self) -> None:
         self._now.clear()
         if self.timer is not None:
             self.timer.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import threading
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,7 +46,7 @@ __all__ = [
 
 def _app(make: Factory, **options: Any) -> tuple[App, Journal]:
     clock = ManualClock()
-    return make.app(**{"clock": clock, "partitions": 1, **options}), Journal(clock)
+    return make.app(clock=clock, partitions=1, **options), Journal(clock)
 
 
 async def what_a_handler_returns_is_what_becomes_of_its_event(make: Factory) -> None:
@@ -402,7 +403,8 @@ async def a_batch_may_have_an_outcome_for_each_of_its_events(make: Factory) -> N
             "later": RetryLater(1.0) if contexts[0].attempt == 1 else Done(),
         }
         if steps[0].key.startswith("wrong"):
-            return [Done()] * (len(steps) + 1)
+            too_many: list[Outcome | None] = [None] * (len(steps) + 1)
+            return too_many
         for step, ctx in zip(steps, contexts, strict=True):
             journal.note(step, ctx)
         return [answers[step.key] for step in steps]
@@ -479,7 +481,7 @@ async def handlers_see_what_the_lifespan_yields(make: Factory) -> None:
     events: list[str] = []
 
     @asynccontextmanager
-    async def lifespan(_: App) -> Any:
+    async def lifespan(_: App) -> AsyncGenerator[dict[str, int]]:
         events.append("entered")
         yield {"pool": len(events)}
         events.append("left")

@@ -128,7 +128,8 @@ async def jitter_only_adds(make: Factory) -> None:
     async with app:
         await app.publish_many([Step(key, 0) for key in keys])
         await app.run_until_idle(PATIENCE_S)
-        first, second = [], []
+        first: list[int] = []
+        second: list[int] = []
         for key in keys:
             at_ms = [run.at_ms for run in journal.of(key)]
             first.append(at_ms[1] - at_ms[0])

@@ -44,11 +44,11 @@ class _Stage:
         """Steps that fail: with what is returned, or None for an exception."""
         self._make = make
         self._partitions = partitions
-        self._options = options
+        self._options: dict[str, Any] = {"retry": _ONCE, **options}
 
     def app(self, group: str = GROUP) -> App:
         app = self._make.app(clock=self.clock, partitions=self._partitions)
-        app.subscribe(Step, group=group, **{"retry": _ONCE, **self._options})(self.handle)
+        app.subscribe(Step, group=group, **self._options)(self.handle)
         return app
 
     async def handle(self, step: Step, ctx: Context[Any]) -> Outcome | None:

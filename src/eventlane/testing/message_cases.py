@@ -15,6 +15,9 @@ from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Jou
 from eventlane.topic import Topic
 
 __all__ = [
+    "Ordered",
+    "Paid",
+    "Unheard",
     "a_message_that_does_not_say_its_type_is_dead_where_there_are_several",
     "a_message_that_does_not_say_its_type_is_the_only_one_of_its_topic",
     "a_tombstone_reaches_only_handlers_that_take_none",

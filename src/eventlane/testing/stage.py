@@ -1,7 +1,7 @@
 """What the cases of the conformance suite stand on: a storage, an event, and what handlers did."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
@@ -79,11 +79,11 @@ class Storage:
         wrap: Callable[[Broker], Broker] = lambda broker: broker,
     ) -> None:
         self._url = url
-        self._durability = durability
+        self._durability: Literal["fsync", "os"] | None = durability
         self._wrap = wrap
 
     @asynccontextmanager
-    async def __call__(self, *, clock: Clock | None = None) -> Any:
+    async def __call__(self, *, clock: Clock | None = None) -> AsyncGenerator[Broker]:
         """See `Factory`."""
         broker = self._wrap(await connect(self._url, clock=clock, durability=self._durability))
         try:
