@@ -42,8 +42,8 @@ class Lists:
                 batch.linger_s, self._linger_ended, subscription
             )
 
-    def close_those_that_need_not_linger(self) -> bool:
-        """Nothing more is to be had now; whether a list became ready."""
+    def close_those_at_rest(self) -> bool:
+        """Close lists that need not linger, as nothing more is to be had; whether any is ready."""
         for name in [name for name in self._open if name not in self._timers]:
             self._close(self._open[name][0])
         return bool(self.ready)
@@ -58,6 +58,10 @@ class Lists:
         """Drop deliveries of a partition that was lost."""
         for _, collected in (*self._open.values(), *self.ready):
             collected[:] = [each for each in collected if each.origin.lanes is not lanes]
+        for name in [name for name, (_, collected) in self._open.items() if not collected]:
+            self._open.pop(name)
+            if name in self._timers:
+                self._timers.pop(name).cancel()
 
     def _close(self, subscription: Subscription) -> None:
         timer = self._timers.pop(subscription.name, None)

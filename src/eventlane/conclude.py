@@ -113,7 +113,8 @@ class Concluder:
             error = _Returned(outcome.reason or "the handler returned Dead()")
         on_dead = outcome.lane or self._plan.on_dead
         if on_dead == "park" and not isinstance(delivery.lane, bytes):
-            on_dead = "continue"  # a lane of one event has nothing to park
+            # A lane of one event has nothing to park; one of a whole partition cannot.
+            on_dead = "stop" if self._plan.ordering == "partition" else "continue"
         letter = dead_letter(
             delivery,
             error,

@@ -14,7 +14,7 @@ from eventlane.failure import Attempt, Attempts, DeadLetter, Disposition, Stage
 from eventlane.handler import Context
 from eventlane.message import EVENT_TYPE, derived_id, headers_of
 from eventlane.outcome import LaneOnDead
-from eventlane.retry import Retry
+from eventlane.retry import Retry, text_of
 
 __all__ = ["HandlerTimeout", "attempts_after", "dead_letter", "fingerprint"]
 
@@ -119,7 +119,7 @@ def dead_letter(
         disposition=disposition,
         error_class=type(error).__qualname__,
         error_module=type(error).__module__,
-        error_message=_cut(reason or str(error), _MESSAGE_BYTES_MAX),
+        error_message=_cut(reason or text_of(error), _MESSAGE_BYTES_MAX),
         error_stack=_cut("".join(traceback.format_exception(error)), _STACK_BYTES_MAX),
         cause_class=None if root is error else type(root).__qualname__,
         fingerprint=fingerprint(origin.group, error),

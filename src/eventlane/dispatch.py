@@ -308,7 +308,7 @@ class Dispatcher:
 
     async def _feed(self) -> bool:
         """Fetch what there is room for; whether there is something new to take."""
-        if self._feeding or self._paused is not None or self._stopping:
+        if self._feeding:
             return False
         self._feeding = True
         fed = False
@@ -367,9 +367,10 @@ class Dispatcher:
         while True:
             delivery = (ring[0].take() or self._take_elsewhere()) if ring else None
             if delivery is None:
-                if self._lists.ready:
+                may_start = self._paused is None and not self._stopping
+                if may_start and self._lists.ready:
                     await self._run_list(worker, *self._lists.ready.popleft())
-                elif await self._feed() or self._lists.close_those_that_need_not_linger():
+                elif may_start and (await self._feed() or self._lists.close_those_at_rest()):
                     continue
                 elif not await self._sleep(worker):
                     return None
@@ -415,7 +416,7 @@ class Dispatcher:
                     self._returned(delivery, route.subscription, outcome, started)
             worker.handling = None
             if route.timeout_s:
-                worker.deadline = 0.0
+                worker.ended()
             if settler.timer is None or lanes.urgent:
                 self._note(lanes)
             if context != clean:
@@ -523,7 +524,7 @@ class Dispatcher:
                 self._returned(delivery, subscription, outcome, started)
         finally:
             worker.handling = None
-            worker.deadline = 0.0
+            worker.ended()
         for lanes in {id(each.origin): each.origin.lanes for each in deliveries}.values():
             self._note(lanes)
 

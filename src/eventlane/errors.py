@@ -78,7 +78,8 @@ class PublishFailed(EventlaneError):
         self.acknowledged = acknowledged
         """How many events, counted from the first, are durable."""
         self.rest = rest
-        """The events that were not published, the refused one first; may be endless."""
+        """The events that were not published, the refused chunk first; may be endless. Of an async
+        iterable only what was read from it: go on with the iterable itself."""
 
 
 class PublishTimeout(PublishFailed):

@@ -167,8 +167,8 @@ class Context(msgspec.Struct, Generic[State], gc=False):
         """Publish an event together with this delivery's outcome.
 
         It is buffered, never visible before the handler returned, and dropped if the handler
-        raises. Its id is derived from this delivery and from what is published, so that a
-        second run of the handler publishes the same event under the same id.
+        raises or returns `RetryLater`, `Dead` or `Pause`. Its id is derived from this delivery and
+        from what is published, so that a second run publishes the same event under the same id.
 
         Returns:
             The id of the new event.

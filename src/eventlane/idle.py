@@ -26,11 +26,14 @@ async def until_idle(
             due = [ms for each in dispatchers if (ms := each.next_due_ms) is not None]
             if due and isinstance(clock, VirtualClock):
                 clock.advance_to(min(due))
-            elif not due and _nothing_is_open(dispatchers, await broker.status()):
-                # Asked once more: a replay may have come and gone while the account was read,
-                # and what was parked behind it be running now.
-                if all(each.is_quiet for each in dispatchers):
-                    return
+            # Asked twice: a replay may come and go while the account is read, and what was parked
+            # behind it be running then.
+            elif (
+                not due
+                and _nothing_is_open(dispatchers, await broker.status())
+                and all(each.is_quiet for each in dispatchers)
+            ):
+                return
         await moved()
 
 

@@ -262,8 +262,7 @@ class Lanes:
             chunk.flags[delivery.index] = SETTLED
             self._done += 1
         if delivery.published:
-            self._published += delivery.published
-            self.urgent = True
+            self._take_published(delivery)
         lane = self.closed.pop(delivery.lane)
         if lane is not None:
             self.closed[delivery.lane] = lane
@@ -271,7 +270,8 @@ class Lanes:
             self._advance(lane)
 
     def skip(self, delivery: Delivery) -> None:
-        """The event is not for this group."""
+        """The event is not for this group; what its handler published is published all the same."""
+        self._take_published(delivery)
         self._close(delivery, "skipped")
         lane = self._lane(delivery.lane)
         lane.running = False
@@ -476,6 +476,11 @@ class Lanes:
         lane.running = True
         self._awaiting.append(lane)
         self.urgent = True
+
+    def _take_published(self, delivery: Delivery) -> None:
+        if delivery.published:
+            self._published += delivery.published
+            self.urgent = True
 
     def _close(self, delivery: Delivery, outcome: Literal["done", "skipped", "dead"]) -> None:
         """Note the outcome of an event that is not a plain success of a plain event."""

@@ -12,7 +12,7 @@ from eventlane.config import checked_options
 from eventlane.errors import ConfigError, Undecodable
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 
-__all__ = ["Errors", "Retry", "Rule", "decide"]
+__all__ = ["Errors", "Retry", "Rule", "decide", "text_of"]
 
 
 @checked_options
@@ -106,6 +106,14 @@ def _matches(error: BaseException, errors: Errors) -> bool:
     return all(_matches(leaf, errors) for leaf in group.exceptions)
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says; also of one that fails to say it."""
+    try:
+        return str(error)
+    except Exception as second:
+        return f"(its text cannot be made: {type(second).__qualname__})"
+
+
 def decide(
     error: BaseException, attempt: int, policy: Retry, *, jitter: float, elapsed_s: float = 0.0
 ) -> Outcome:
@@ -125,10 +133,10 @@ def decide(
                 break
             if isinstance(answer, RetryLater):
                 return _within(policy, attempt, elapsed_s, answer, error)
-            return _with_reason(answer, str(error))
+            return _with_reason(answer, text_of(error))
     else:
         if isinstance(error, Undecodable):
-            return Dead(reason=str(error))
+            return Dead(reason=text_of(error))
     delay_s = _delay_s(policy, attempt)
     return _within(
         policy, attempt, elapsed_s, RetryLater(delay_s * (1 + policy.jitter * jitter)), error
@@ -148,9 +156,9 @@ def _within(
     policy: Retry, attempt: int, elapsed_s: float, later: RetryLater, error: BaseException
 ) -> Outcome:
     if attempt >= policy.attempts:
-        return Dead(reason=str(error))
+        return Dead(reason=text_of(error))
     if policy.elapsed_s_max is not None and elapsed_s + later.delay_s > policy.elapsed_s_max:
-        return Dead(reason=str(error))
+        return Dead(reason=text_of(error))
     return later
 
 

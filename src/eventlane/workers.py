@@ -41,6 +41,14 @@ class Worker:
             self.timed_out = True
             self.cancel()
 
+    def ended(self) -> None:
+        """What it handled with a deadline has ended. A handler may have swallowed its time-out."""
+        self.deadline = 0.0
+        if self.timed_out:
+            self.timed_out = False
+            assert self.task is not None
+            self.task.uncancel()
+
     def why_cancelled(self, error: BaseException) -> BaseException:
         """What a cancelled handler failed of: its time-out, or something in it cancelled itself."""
         if not self.timed_out:
