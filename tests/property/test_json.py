@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 from uuid import UUID
 
 import attrs
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from eventlane.errors import NotSerialisable, Undecodable
 from eventlane.serde.json import JsonCodec
+from eventlane.serde.plain import plain_check
 
 
 class Colour(Enum):
@@ -277,3 +278,54 @@ class Counted:
 @given(st.builds(Counted))
 def test_a_dataclass_with_defaults_comes_back(event: Counted) -> None:
     assert CODEC.decoder(Counted)(CODEC.encoder(Counted)(event)) == event
+
+
+class Plain(msgspec.Struct):
+    text: str
+    number: int
+    share: float
+    flag: bool
+    note: str | None
+
+
+class Ruled(msgspec.Struct):
+    number: Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Checked(msgspec.Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        self.number += 1
+
+
+class Nested(msgspec.Struct):
+    inner: Plain
+
+
+anything = st.one_of(
+    st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.binary(), st.decimals()
+)
+
+
+@given(st.tuples(anything, anything, anything, anything, anything))
+def test_a_plain_event_that_gets_a_quick_yes_comes_back_as_it_is(values: tuple[Any, ...]) -> None:
+    check = plain_check(Plain)
+    assert check is not None
+    event = Plain(*values)
+    if check([event]):
+        assert msgspec.json.decode(msgspec.json.encode(event), type=Plain) == event
+
+
+@given(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
+def test_an_event_of_the_right_types_gets_a_quick_yes(
+    text: str, number: int, share: float, flag: bool
+) -> None:
+    check = plain_check(Plain)
+    assert check is not None
+    assert check([Plain(text, number, share, flag, None), Plain(text, number, share, flag, text)])
+
+
+@pytest.mark.parametrize("cls", [Ruled, Checked, Nested])
+def test_a_type_with_rules_or_parts_of_its_own_gets_no_quick_yes(cls: type) -> None:
+    assert plain_check(cls) is None

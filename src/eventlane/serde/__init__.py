@@ -55,6 +55,16 @@ class Codec(Protocol):
         """
         ...
 
+    def raw_decoder(self, cls: type[T]) -> Callable[[bytes], T]:
+        """Builds the same function without its words: it raises whatever the library raises.
+
+        For the hot loop, which asks `decoder`'s function for the words once this one has failed.
+
+        Raises:
+            ConfigError: no event of this type could be read; the field is named.
+        """
+        ...
+
 
 class Codecs:
     """The codecs of an app, by format."""

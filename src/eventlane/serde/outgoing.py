@@ -139,7 +139,7 @@ class Serialiser:
         if len(max(values, key=len)) > self._bytes_max:
             raise self._too_large(out, next(each for each in values if len(each) > self._bytes_max))
         ids = event_ids(now_ms, len(events))
-        keys = map(out.key, events)
+        keys = out.declared.keys(events)
         return map(Record, ids, keys, values, repeat(now_ms), repeat(out.header_block))
 
     def _too_large(self, out: Outgoing, value: bytes) -> TooLarge:

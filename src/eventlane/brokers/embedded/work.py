@@ -151,10 +151,12 @@ class Work:
                 fail(item, self.error)
             return
         for stretch in self.stretches:
-            topic, partition = stretch.topic, stretch.partition
-            for offset, future in enumerate(stretch.futures, stretch.base):
+            futures = stretch.futures
+            offsets = range(stretch.base, stretch.base + len(futures))
+            places = zip(repeat(stretch.topic), repeat(stretch.partition), offsets)
+            for position, future in zip(map(Position._make, places), futures, strict=True):
                 if future is not None and not future.done():
-                    future.set_result(Position(topic, partition, offset))
+                    future.set_result(position)
         for item in self.others:
             if isinstance(item, Change) and item.error is not None:
                 fail(item, item.error)
