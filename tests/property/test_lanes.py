@@ -137,6 +137,8 @@ class LanesMachine(RuleBasedStateMachine):
         settlement = self.lanes.collect()
         if settlement is not None:
             self.store.write(settlement)
+            for offset in self.store.outcomes:
+                assert offset < self.store.watermark or offset in self.store.settled, "forgotten"
             self.undurable.clear()
             self.lanes.committed()
 
@@ -150,9 +152,15 @@ class LanesMachine(RuleBasedStateMachine):
     def append_and_fetch(self, keys: list[bytes]) -> None:
         for key in keys:
             self.store.log.append(record(len(self.store.log), key))
+        self.fetch()
+
+    @rule()
+    def fetch(self) -> None:
+        """A few events at a time, so that there are several chunks, and an end not reached yet."""
         start = self.lanes.span.next_offset
-        records = self.store.log[start:]
-        self.lanes.add(Batch(range(start, start + len(records)), records))
+        records = self.store.log[start : start + 3]
+        if records:
+            self.lanes.add(Batch(range(start, start + len(records)), records))
 
     @rule()
     def start(self) -> None:
@@ -190,6 +198,7 @@ class LanesMachine(RuleBasedStateMachine):
         if trouble is not None and trouble.letter is not None:
             assert trouble.late != trouble.letter.blocks_lane
             return
+        assert offset not in self.store.outcomes, "it ran to its end before"
         blocked = [
             other
             for other, letter in self.store.letters.items()
@@ -208,14 +217,17 @@ class LanesMachine(RuleBasedStateMachine):
         which=st.integers(0, 2),
         how=st.sampled_from(HOW),
         delay_ms=st.sampled_from([0, 10, 100]),
+        commits=st.booleans(),
     )
-    def run(self, which: int, how: Any, delay_ms: int) -> None:
+    def run(self, *, which: int, how: Any, delay_ms: int, commits: bool) -> None:
         """A handler that runs comes to its end; one is started if none runs."""
         if not self.alive:
             self.take()
         if self.alive:
             offset = list(self.alive)[which % len(self.alive)]
             self.conclude(offset, how, delay_ms)
+        if commits:
+            self.settle()
 
     def conclude(self, offset: int, how: Any, delay_ms: int = 0) -> None:
         delivery = self.alive.pop(offset)
@@ -284,8 +296,8 @@ class LanesMachine(RuleBasedStateMachine):
         for _ in range(2000):
             self.wait(1000)
             self.settle()
-            for offset in list(self.alive):
-                self.conclude(offset, "done")
+            for offset, delivery in list(self.alive.items()):
+                self.conclude(offset, "retry" if delivery.attempt == 1 else "done")
             for offset, state in list(self.store.states.items()):
                 if state == "open" and self.store.letters[offset].blocks_lane:
                     self.operate(0, "replay")
@@ -294,9 +306,7 @@ class LanesMachine(RuleBasedStateMachine):
             idle = offset < 0 and not self.alive and not self.lanes.is_moving
             if idle and not self.store.commands and not self.store.parked:
                 if self.lanes.span.next_offset < len(self.store.log):
-                    start = self.lanes.span.next_offset
-                    records = self.store.log[start:]
-                    self.lanes.add(Batch(range(start, start + len(records)), records))
+                    self.fetch()
                     continue
                 if all(
                     state != "open" or not self.store.letters[each].blocks_lane
@@ -309,5 +319,5 @@ class LanesMachine(RuleBasedStateMachine):
         assert not self.store.attempts
 
 
-LanesMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+LanesMachine.TestCase.settings = settings(max_examples=800, stateful_step_count=40, deadline=None)
 test_lanes_keep_order_lose_nothing_and_get_stuck_nowhere = LanesMachine.TestCase
