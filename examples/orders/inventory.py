@@ -171,7 +171,7 @@ def _take(connection: sqlite3.Connection, event_id: bytes, order: OrderCreated) 
         if line.quantity < 1:
             raise InvalidQuantity(
                 f"product {line.product_id}: expected a quantity of 1 or more, got "
-                f"{line.quantity}; archive this order, or edit the line"
+                f"{line.quantity}; archive this order"
             )
     for line in order.lines:
         if not connection.execute(

@@ -38,6 +38,10 @@ MEANING = {
 }
 
 
+_WIDE = 96
+"""Columns of a terminal that has room for what each group is there for."""
+
+
 class Progress:
     """The picture, with a `phase` in words that the demonstration sets as it goes on."""
 
@@ -48,10 +52,12 @@ class Progress:
         self._footer = footer
         self._letters = OpenLetters(flow.app)
         self._history: list[tuple[float, int, int]] = []
+        self._is_wide = True
 
     @asynccontextmanager
     async def shown(self, console: Console) -> AsyncIterator[None]:
         """Show the picture for as long as the block, and leave its last state on the screen."""
+        self._is_wide = console.width >= _WIDE
         with Live(
             await self._picture(), console=console, auto_refresh=False, transient=False
         ) as live:
@@ -101,15 +107,15 @@ class Progress:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
         table.add_column("group", no_wrap=True)
         table.add_column("", no_wrap=True)
-        for column in ("done", "open", "retrying", "parked", "dead", "archived"):
-            table.add_column(column, justify="right", min_width=7)
+        for column in ("done", "open", "retry", "parked", "dead", "archived"):
+            table.add_column(column, justify="right", min_width=7 if self._is_wide else 4)
         for name, purpose in GROUPS.items():
             account = status.groups.get(name)
             if account is None:
                 continue
             table.add_row(
                 Text(name, style="bold"),
-                Text(purpose, style="dim"),
+                Text(purpose if self._is_wide else "", style="dim"),
                 Text(f"{account.done:,}", style="green"),
                 f"{account.waiting + account.in_flight:,}",
                 Text(f"{account.held:,}", style="yellow" if account.held else ""),
