@@ -36,7 +36,9 @@ def plain_check(cls: type) -> Callable[[Sequence[Any]], bool] | None:
         return None  # a generic one
     tests: list[str] = []
     for field in info.fields:
-        options: tuple[Any, ...] = getattr(field.type, "types", (field.type,))
+        options: tuple[msgspec.inspect.Type, ...] = (field.type,)
+        if isinstance(field.type, msgspec.inspect.UnionType):
+            options = field.type.types
         exact = [_EXACT.get(type(option)) for option in options]
         ruled = any(value is not None for option in options for value in _rules(option))
         if None in exact or ruled:
