@@ -72,7 +72,7 @@ def table(results: Sequence[Result]) -> Table:
             f"{row.baseline_value:,.4g}"
             if row.baseline_value < 1000
             else f"{row.baseline_value:,.0f}",
-            "" if row.ratio is None else f"{row.ratio:.2f}",
+            "" if row.ratio is None else f"{row.ratio:.3f}",
             f"{low:.3g} - {high:.3g}",
             row.target or "",
             {None: "", True: "[green]yes", False: "[red]no"}[reached],

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -129,9 +130,9 @@ def _print_lines(console: Console, lines: dict[str, str]) -> None:
 
 
 def _command_that_continues(options: Options, directory: Path) -> str:
-    arguments = [f"--data {directory}"]
+    arguments = [f"--data {shlex.quote(str(directory))}"]
     if options.headless:
         arguments.insert(0, "--headless")
     if options.broker:
-        arguments.append(f"--broker {options.broker}")
+        arguments.append(f"--broker {shlex.quote(options.broker)}")
     return f'make demo ARGS="{" ".join(arguments)}"'

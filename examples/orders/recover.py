@@ -6,7 +6,6 @@ orders that waited behind it follow in order. Some of these may be invalid thems
 are rounds until one changes nothing.
 """
 
-import getpass
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -55,7 +54,7 @@ async def recover(app: App, inventory: Inventory) -> Recovered:
 
 async def _round(app: App, inventory: Inventory, recovered: Recovered) -> bool:
     """Do one round and tell whether it changed anything."""
-    actor = getpass.getuser()
+    actor = "operations"
     letters = [letter async for page in open_letters(app) for letter in page]
     invalid = [letter for letter in letters if letter.error_class == InvalidQuantity.__name__]
     others = [letter for letter in letters if letter.error_class != InvalidQuantity.__name__]

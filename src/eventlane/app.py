@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from eventlane.account import Status
-from eventlane.background import LoopThread, stop_on_signals
+from eventlane.background import LoopThread, Submissions, stop_on_signals
 from eventlane.broker import Broker
 from eventlane.brokers import connect
 from eventlane.clock import Clock, SystemClock
@@ -120,13 +120,12 @@ class App:
             declare=self._topics.declare,
         )
         self._broker: Broker | None = None
+        self._submitted = Submissions(name)
         self._decoders: dict[type, Callable[[bytes], Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         self._dispatchers: list[Dispatcher] = []
         self._has_moved = asyncio.Event()
-
-    # --- declare ----------------------------------------------------------------------------
 
     @overload
     def subscribe(self, a: type[A], /, **options: Unpack[HandlerOptions]) -> Takes[A]: ...
@@ -201,8 +200,6 @@ class App:
         other._subscriptions = self._subscriptions
         return other
 
-    # --- connect ----------------------------------------------------------------------------
-
     async def __aenter__(self) -> Self:
         """Connect to the broker.
 
@@ -233,8 +230,9 @@ class App:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what was submitted and disconnect."""
+        """Write what was submitted and disconnect; what could not be written is logged."""
         if self._thread is not None:
+            self._submitted.wait()
             self._thread.close()
             self._thread = None
 
@@ -255,8 +253,6 @@ class App:
                 "`with app:` for submit)."
             )
         return self._broker
-
-    # --- publish ----------------------------------------------------------------------------
 
     async def publish(
         self,
@@ -341,9 +337,7 @@ class App:
                 f"app {self.name!r} is not connected: expected inside `with app:`, which starts a "
                 "thread that publishes."
             )
-        return asyncio.run_coroutine_threadsafe(self.publish(event, **options), loop)
-
-    # --- handle -----------------------------------------------------------------------------
+        return self._submitted.submit(self.publish(event, **options), loop)
 
     @asynccontextmanager
     async def handling(self) -> AsyncGenerator[None]:
@@ -444,8 +438,6 @@ class App:
                 await self._has_moved.wait()
         self._has_moved.clear()
 
-    # --- look at it -------------------------------------------------------------------------
-
     async def status(self) -> Status:
         """The account of every group, and the topics, at one moment.
 
@@ -461,6 +453,7 @@ class App:
         *,
         group: str | None = None,
         state: LetterState | None = "open",
+        ids: Sequence[UUID] | None = None,
         limit: int = 1000,
         after: UUID | DeadLetter | None = None,
     ) -> Sequence[DeadLetter]:
@@ -469,6 +462,7 @@ class App:
         Args:
             group: Of this group only.
             state: In this state only; None for all.
+            ids: Of these only.
             limit: At most so many.
             after: The last letter that was already seen.
 
@@ -479,6 +473,7 @@ class App:
         return await self._connected.dead_letters(
             group=group,
             state=checked_state(state),
+            ids=ids,
             limit=limit,
             after=after.id if isinstance(after, DeadLetter) else after,
         )
@@ -523,8 +518,6 @@ class App:
             decode = self._decoders[cls] = self._codecs.of(event_type(cls)).decoder(cls)
         event: A = decode(message.value or b"null")
         return event
-
-    # --- look after what failed -------------------------------------------------------------
 
     async def replay(
         self,

@@ -1,14 +1,22 @@
 """Running an app: beside other code, in a thread of its own, or until a signal."""
 
 import asyncio
+import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Generator
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "cancelling_group", "stop_on_signals"]
+__all__ = ["LoopThread", "Submissions", "cancelling_group", "stop_on_signals"]
+
+log = logging.getLogger("eventlane")
+
+T = TypeVar("T")
 
 
 class LoopThread:
@@ -56,6 +64,31 @@ class LoopThread:
         async with self._context:
             self._entered.set()
             await self._leave.wait()
+
+
+class Submissions:
+    """What other threads gave to an event loop; nothing of it is forgotten."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is the app's, for the log."""
+        self._name = name
+        self._pending: set[Future[Any]] = set()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T], loop: AbstractEventLoop) -> "Future[T]":
+        """Run a coroutine in the loop; a failure is logged, though nobody ask for it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        self._pending.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def wait(self) -> None:
+        """Wait until all of it has ended."""
+        futures.wait(self._pending.copy())
+
+    def _ended(self, future: "Future[Any]") -> None:
+        self._pending.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            log.error("%s: a submitted event was not published: %s", self._name, error)
 
 
 @asynccontextmanager

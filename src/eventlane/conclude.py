@@ -1,6 +1,7 @@
 """What becomes of a delivery once its handler has returned or raised, told to its lane."""
 
 import random
+from typing import NamedTuple
 
 from eventlane.clock import Clock
 from eventlane.deadletter import attempts_after, dead_letter
@@ -8,11 +9,11 @@ from eventlane.errors import EventlaneError, Undecodable
 from eventlane.failure import Attempts, Disposition
 from eventlane.handler import Delivery
 from eventlane.lanes import Lanes
-from eventlane.outcome import Dead, Done, Pause, RetryLater, Skipped
-from eventlane.retry import decide
+from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
+from eventlane.retry import Retry, decide, in_force
 from eventlane.subscription import GroupPlan, Subscription
 
-__all__ = ["Concluder"]
+__all__ = ["Concluder", "Returned"]
 
 
 class Concluder:
@@ -41,7 +42,11 @@ class Concluder:
             jitter=random.random(),
             elapsed_s=0.0 if before is None else (now_ms - before.first_failed_ms) / 1000,
         )
-        return self._carry_out(delivery, subscription, outcome, error, duration_s)
+        policy, answer = in_force(error, subscription.retry)
+        ending = _Ending(policy, "permanent" if isinstance(answer, Dead) else "exhausted")
+        if isinstance(error, Undecodable):
+            ending = _Ending(policy, "undecodable")
+        return self._carry_out(delivery, outcome, error, duration_s, ending)
 
     def returned(
         self, delivery: Delivery, subscription: Subscription, outcome: object, duration_s: float
@@ -51,15 +56,31 @@ class Concluder:
         Returns:
             Why the group is to be paused; None where it is not.
         """
-        return self._carry_out(delivery, subscription, outcome, None, duration_s)
+        if isinstance(outcome, Done):
+            delivery.origin.lanes.done(delivery)
+            return None
+        error: BaseException
+        ending = _Ending(subscription.retry, "permanent")
+        if not isinstance(outcome, Skipped | Pause | RetryLater | Dead):
+            error = TypeError(
+                f"handler {subscription.name}: expected None or an outcome (Done(), Skipped(), "
+                f"RetryLater(delay_s), Dead(), Pause()), got {outcome!r}. A handler has no "
+                "result: publish an event instead."
+            )
+            return self._carry_out(delivery, Dead(), error, duration_s, ending)
+        error = Returned(getattr(outcome, "reason", "") or f"the handler returned {outcome}")
+        if isinstance(outcome, RetryLater) and delivery.attempt >= subscription.retry.attempts:
+            ending = _Ending(subscription.retry, "exhausted")
+            outcome = Dead()
+        return self._carry_out(delivery, outcome, error, duration_s, ending)
 
     def _carry_out(
         self,
         delivery: Delivery,
-        subscription: Subscription,
-        outcome: object,
-        error: BaseException | None,
+        outcome: Outcome,
+        error: BaseException,
         duration_s: float,
+        ending: "_Ending",
     ) -> str | None:
         lanes: Lanes = delivery.origin.lanes
         match outcome:
@@ -72,45 +93,20 @@ class Concluder:
                 lanes.pause = reason or "a handler returned Pause()"
                 lanes.urgent = True
                 return lanes.pause
-            case RetryLater():
-                self._retry(delivery, subscription, outcome, error, duration_s)
+            case RetryLater(delay_s):
+                lanes.retry(delivery, self._attempts(delivery, error, duration_s, delay_s))
             case Dead():
-                self._dead(delivery, subscription, outcome, error, duration_s)
-            case _:
-                error = TypeError(
-                    f"handler {subscription.name}: expected None or an outcome (Done(), Skipped(), "
-                    f"RetryLater(delay_s), Dead(), Pause()), got {outcome!r}. A handler has no "
-                    "result: publish an event instead."
-                )
-                self._dead(delivery, subscription, Dead(), error, duration_s)
+                self._dead(delivery, outcome, error, duration_s, ending)
         return None
-
-    def _retry(
-        self,
-        delivery: Delivery,
-        subscription: Subscription,
-        outcome: RetryLater,
-        error: BaseException | None,
-        duration_s: float,
-    ) -> None:
-        if error is None:
-            error = _Returned(outcome.reason or "the handler returned RetryLater")
-            if delivery.attempt >= subscription.retry.attempts:
-                self._dead(delivery, subscription, Dead(), error, duration_s)
-                return
-        attempts = self._attempts(delivery, error, duration_s, outcome.delay_s)
-        delivery.origin.lanes.retry(delivery, attempts)
 
     def _dead(
         self,
         delivery: Delivery,
-        subscription: Subscription,
         outcome: Dead,
-        error: BaseException | None,
+        error: BaseException,
         duration_s: float,
+        ending: "_Ending",
     ) -> None:
-        if error is None:
-            error = _Returned(outcome.reason or "the handler returned Dead()")
         on_dead = outcome.lane or self._plan.on_dead
         if on_dead == "park" and not isinstance(delivery.lane, bytes):
             # A lane of one event has nothing to park; one of a whole partition cannot.
@@ -120,9 +116,9 @@ class Concluder:
             error,
             self._attempts(delivery, error, duration_s, 0.0),
             reason=outcome.reason,
-            disposition=_disposition(error, delivery.attempt, subscription.retry.attempts),
+            disposition=ending.disposition,
             on_dead=on_dead,
-            policy=subscription.retry,
+            policy=ending.policy,
             app=self._app,
             app_version=self._app_version,
         )
@@ -140,11 +136,12 @@ class Concluder:
         )
 
 
-def _disposition(error: BaseException, attempt: int, attempts: int) -> Disposition:
-    if isinstance(error, Undecodable):
-        return "undecodable"
-    return "exhausted" if attempt >= attempts else "permanent"
+class _Ending(NamedTuple):
+    """What the letter says if this is the end: the policy that was in force, and why."""
+
+    policy: Retry
+    disposition: Disposition
 
 
-class _Returned(EventlaneError):
+class Returned(EventlaneError):
     """Stands for an exception where a handler returned `RetryLater` or `Dead`."""

@@ -4,7 +4,7 @@
 - `_work` is a worker: it takes the next delivery that may run, handles it, says what became of it.
   Workers live long and are started when all others are inside a handler; there is no task and no
   timer per event. A handler that does not wait is handled by one worker in a plain loop.
-- `_settle` writes what became of deliveries: one settlement at a time, which takes all that has
+- `settling.py` writes what became of deliveries: one settlement at a time, which takes all that has
   accumulated; at once if a lane waits for it, else after `Limits.settle_interval_s`.
 - `_sweep` cancels workers whose handler has timed out.
 
@@ -100,7 +100,7 @@ class Dispatcher:
             settled=self._after_settling,
         )
         timeouts_s = [each.timeout_s for each in plan.subscriptions if each.timeout_s]
-        self._sweep_s = min(_SWEEP_S_MAX, *(each / 10 for each in timeouts_s), _SWEEP_S_MAX)
+        self._sweep_s = min([_SWEEP_S_MAX, *(each / 10 for each in timeouts_s)])
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
     # --- life -------------------------------------------------------------------------------
@@ -193,9 +193,8 @@ class Dispatcher:
 
     def beat(self) -> None:
         """Tell the broker that the event loop turns, and what this process has open."""
-        in_flight = self._workers.in_flight
-        taken = sum(lanes.span.taken_open for lanes in self._partitions.values())
-        self._consumer.beat(in_flight, max(0, taken - in_flight))
+        held = sum(lanes.held for lanes in self._partitions.values())
+        self._consumer.beat(self._workers.in_flight, held)
 
     # --- what the broker says ---------------------------------------------------------------
 
@@ -384,7 +383,7 @@ class Dispatcher:
                 lanes = origin.lanes
                 route = self._route(origin, block)
             value = record.value
-            if (value is None or not route.direct) and not self._goes_on(route, delivery):
+            if (value is None or not route.direct) and not self._runs_here(route, delivery):
                 continue
 
             started = monotonic()
@@ -438,8 +437,8 @@ class Dispatcher:
         self._failed(delivery, route.subscription, error, monotonic())
         self._note(delivery.origin.lanes)
 
-    def _goes_on(self, route: Route, delivery: Delivery) -> bool:
-        """What is not handled one by one with an event: whether it is handled at once after all."""
+    def _runs_here(self, route: Route, delivery: Delivery) -> bool:
+        """Skip it, put it into a list, or say that it runs here after all."""
         subscription = route.subscription
         if subscription is None or (
             delivery.record.value is None and not subscription.takes_tombstones

@@ -370,6 +370,17 @@ class Lanes:
     # --- what it looks like from outside ----------------------------------------------------
 
     @property
+    def held(self) -> int:
+        """Events of the log in lanes whose head waits for its retry."""
+        waiting = {id(lane): lane for _, _, lane in self._due}
+        waiting |= {id(lane): lane for lane in (*self._awaiting, *self._committing[0])}
+        return sum(
+            len(lane.queue)
+            for lane in waiting.values()
+            if self.closed.get(lane.key) is lane and lane.queue and lane.queue[0].trouble
+        )
+
+    @property
     def next_due_ms(self) -> int | None:
         """When `wake` should be called next."""
         return self._due[0][0] if self._due else None

@@ -33,7 +33,7 @@ class RetryLater(msgspec.Struct, frozen=True):
         if not self.delay_s >= 0:
             raise ConfigError(
                 f"RetryLater(delay_s={self.delay_s!r}): expected seconds, 0 or more. "
-                "A retry cannot start in the past; leave out the delay to retry at once."
+                "A retry cannot start in the past; 0 is at once."
             )
 
 

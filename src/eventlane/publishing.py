@@ -1,12 +1,13 @@
 """Publishing many events: in chunks, with the next one serialised while one is written."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from itertools import chain, islice
 
 from eventlane.broker import Broker
 from eventlane.clock import yield_to_loop
-from eventlane.errors import ConfigError, EventRefused, PublishFailed, StorageError, Unavailable
+from eventlane.errors import EventlaneError, EventRefused, PublishFailed, PublishTimeout
 from eventlane.message import Record
 from eventlane.serde.outgoing import Serialiser
 from eventlane.topics import Topics
@@ -33,41 +34,47 @@ async def publish_in_chunks(
         )
     published = 0
     writing: asyncio.Task[None] | None = None
-    chunk: list[object] = []
     in_flight: list[object] = []
+    chunk: list[object] = []
+    """What was read last, and is not on its way yet."""
+    rest: Iterator[object] = iter(())
     if isinstance(events, AsyncIterable):
-        chunks: AsyncIterator[list[object]] = _async_chunks(aiter(events), chunk_max)
-        rest: Iterator[object] = iter(())
+        chunks = _async_chunks(aiter(events), chunk, chunk_max)
     else:
         rest = iter(events)
-        chunks = _chunks(rest, chunk_max)
+        chunks = _chunks(rest, chunk, chunk_max)
+
+    async def land() -> None:
+        nonlocal published, writing, in_flight
+        if writing is not None:
+            await writing
+            published += len(in_flight)
+        writing, in_flight = None, []
+
     try:
-        async for next_chunk in chunks:
-            chunk = next_chunk
+        async for _ in chunks:
             records = serialise.many(chunk)
             if not topics.ready.issuperset(records):
                 for topic in records:
                     await topics.ensure(broker, topic)
-            if writing is not None:
-                await writing
-                published += len(in_flight)
-            in_flight, chunk = chunk, []
+            await land()
+            in_flight = chunk.copy()
+            chunk.clear()
             writing = asyncio.create_task(_append(broker, records))
             # Lets the task hand its chunk to the writer, so that it is written while the next one
             # is serialised.
             await yield_to_loop()
+        await land()
+    except Exception as error:  # also whatever the source of the events raises
         if writing is not None:
-            await writing
-            published += len(in_flight)
-            writing, in_flight = None, []
-    except (EventRefused, ConfigError, StorageError, Unavailable) as error:
-        if writing is not None and not isinstance(error, StorageError | Unavailable):
-            await writing  # the chunk before the refused one is good
-            published += len(in_flight)
-            in_flight = []
-        raise PublishFailed(
-            f"publish_many ended after {published:,} events, which are durable: {error} "
-            "The refused chunk was not written. `error.rest` has the events that are left.",
+            # If it was this that failed, it fails again here, and its events are among the rest.
+            with contextlib.suppress(EventlaneError):
+                await land()
+        kind = PublishTimeout if isinstance(error, PublishTimeout) else PublishFailed
+        raise kind(
+            f"publish_many ended after {published:,} events, which are durable, by "
+            f"{type(error).__name__}: {error} Nothing of the chunk in which that happened was "
+            "written; `error.rest` has its events, and those that were not read yet.",
             acknowledged=published,
             rest=chain(in_flight, chunk, rest),
         ) from error
@@ -78,16 +85,21 @@ async def _append(broker: Broker, records: dict[str, list[Record]]) -> None:
     await broker.append(list(records.items()))
 
 
-async def _chunks(events: Iterator[object], chunk_max: int) -> AsyncIterator[list[object]]:
-    while chunk := list(islice(events, chunk_max)):
-        yield chunk
+async def _chunks(
+    events: Iterator[object], chunk: list[object], chunk_max: int
+) -> AsyncIterator[None]:
+    """Fill `chunk` again and again; what was read before the source failed stays in it."""
+    while True:
+        chunk.extend(islice(events, chunk_max))
+        if not chunk:
+            return
+        yield
 
 
 async def _async_chunks(
-    events: AsyncIterator[object], chunk_max: int
-) -> AsyncIterator[list[object]]:
+    events: AsyncIterator[object], chunk: list[object], chunk_max: int
+) -> AsyncIterator[None]:
     coming: asyncio.Future[object] | None = None
-    chunk: list[object] = []
     try:
         while True:
             if coming is None:
@@ -100,10 +112,9 @@ async def _async_chunks(
                     break
                 coming = None
             if chunk and (coming is not None or len(chunk) >= chunk_max):
-                yield chunk
-                chunk = []
+                yield
     finally:
         if coming is not None:
             coming.cancel()
     if chunk:
-        yield chunk
+        yield

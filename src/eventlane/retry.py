@@ -12,7 +12,7 @@ from eventlane.config import checked_options
 from eventlane.errors import ConfigError, Undecodable
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 
-__all__ = ["Errors", "Retry", "Rule", "decide", "text_of"]
+__all__ = ["Errors", "Retry", "Rule", "decide", "in_force", "text_of"]
 
 
 @checked_options
@@ -58,8 +58,11 @@ class Retry:
             for field in dataclasses.fields(self)
             if field.name != "rules"
         ]
-        rules = [f"rules=… {len(self.rules)}"] if self.rules else []
-        return f"Retry({', '.join(numbers + rules)})"
+        rules = [
+            f"{' | '.join(each.__name__ for each in _several(errors))} → {_named(answer)}"
+            for errors, answer in self.rules
+        ]
+        return f"Retry({', '.join(numbers)}{', rules: ' if rules else ''}{'; '.join(rules)})"
 
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
@@ -87,7 +90,7 @@ def _check_rule(rule: Rule) -> None:
         raise ConfigError(expected) from None
     if not isinstance(answer, Dead | Skipped | Pause | RetryLater | Retry):
         raise ConfigError(expected)
-    for error in errors if isinstance(errors, tuple) else (errors,):
+    for error in _several(errors):
         if not (isinstance(error, type) and issubclass(error, BaseException)):
             raise ConfigError(expected)
     if isinstance(answer, Retry) and answer.rules:
@@ -95,6 +98,19 @@ def _check_rule(rule: Rule) -> None:
             f"Retry(rules=…): the policy for {errors!r} has rules of its own. "
             "Put them into the outer list; the first match wins."
         )
+
+
+def _named(answer: "Outcome | Retry") -> str:
+    """An answer in short: what is left out is the default."""
+    if isinstance(answer, Retry):
+        return str(answer)
+    fields = [(name, getattr(answer, name)) for name in answer.__struct_fields__]
+    stated = ", ".join(f"{name}={value!r}" for name, value in fields if value not in ("", None))
+    return f"{type(answer).__name__}({stated})"
+
+
+def _several(errors: Errors) -> tuple[type[BaseException], ...]:
+    return errors if isinstance(errors, tuple) else (errors,)
 
 
 def _matches(error: BaseException, errors: Errors) -> bool:
@@ -114,6 +130,16 @@ def text_of(error: BaseException) -> str:
         return f"(its text cannot be made: {type(second).__qualname__})"
 
 
+def in_force(error: BaseException, policy: Retry) -> tuple[Retry, Outcome | None]:
+    """The policy that holds for an error, and what a rule answers to it in place of a retry."""
+    for errors, answer in policy.rules:
+        if _matches(error, errors):
+            return (answer, None) if isinstance(answer, Retry) else (policy, answer)
+    if isinstance(error, Undecodable):
+        return policy, Dead()
+    return policy, None
+
+
 def decide(
     error: BaseException, attempt: int, policy: Retry, *, jitter: float, elapsed_s: float = 0.0
 ) -> Outcome:
@@ -126,21 +152,17 @@ def decide(
         jitter: A number from 0 to 1: which part of the permitted jitter to add.
         elapsed_s: How long ago the first attempt failed.
     """
-    for errors, answer in policy.rules:
-        if _matches(error, errors):
-            if isinstance(answer, Retry):
-                policy = answer
-                break
-            if isinstance(answer, RetryLater):
-                return _within(policy, attempt, elapsed_s, answer, error)
-            return _with_reason(answer, text_of(error))
-    else:
-        if isinstance(error, Undecodable):
-            return Dead(reason=text_of(error))
-    delay_s = _delay_s(policy, attempt)
-    return _within(
-        policy, attempt, elapsed_s, RetryLater(delay_s * (1 + policy.jitter * jitter)), error
+    policy, answer = in_force(error, policy)
+    if answer is not None and not isinstance(answer, RetryLater):
+        return _with_reason(answer, text_of(error))
+    if answer is None:
+        answer = RetryLater(_delay_s(policy, attempt) * (1 + policy.jitter * jitter))
+    too_late = (
+        policy.elapsed_s_max is not None and elapsed_s + answer.delay_s > policy.elapsed_s_max
     )
+    if attempt >= policy.attempts or too_late:
+        return Dead(reason=text_of(error))
+    return answer
 
 
 def _with_reason(answer: Outcome, reason: str) -> Outcome:
@@ -150,16 +172,6 @@ def _with_reason(answer: Outcome, reason: str) -> Outcome:
     if isinstance(answer, Dead):
         return Dead(reason=reason, lane=answer.lane)
     return type(answer)(reason=reason)
-
-
-def _within(
-    policy: Retry, attempt: int, elapsed_s: float, later: RetryLater, error: BaseException
-) -> Outcome:
-    if attempt >= policy.attempts:
-        return Dead(reason=text_of(error))
-    if policy.elapsed_s_max is not None and elapsed_s + later.delay_s > policy.elapsed_s_max:
-        return Dead(reason=text_of(error))
-    return later
 
 
 def _delay_s(policy: Retry, attempt: int) -> float:

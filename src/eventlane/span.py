@@ -74,14 +74,6 @@ class Span:
         return self.next_offset
 
     @property
-    def taken_open(self) -> int:
-        """Events that were taken and have no outcome."""
-        return sum(
-            chunk.flags.count(OPEN, 0, chunk.next) + chunk.flags.count(EARLY)
-            for chunk in self._chunks
-        )
-
-    @property
     def highest_taken(self) -> int:
         """The highest offset that was taken; -1 if none was."""
         for chunk in reversed(self._chunks):

@@ -112,7 +112,7 @@ def group_health(account: Account) -> Health:
         return Health(
             "warn",
             "Needs a person",
-            f"{count(account.parked)} parked behind {count(account.dead)} dead",
+            f"{count(account.parked)} parked, {plural(account.dead, 'dead letter')}",
         )
     if account.dead:
         return Health("warn", "Needs a person", f"{plural(account.dead, 'dead letter')}")

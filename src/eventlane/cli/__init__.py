@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _FAILED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 async def _connected(options: argparse.Namespace) -> int:
@@ -53,6 +56,7 @@ async def _connected(options: argparse.Namespace) -> int:
         app = load_app(options.app)
         if url:
             app = app.replace(url=url)
+            print(f"broker: {url}", file=sys.stderr)
     elif url:
         app = App(url, name="eventlane-cli", create_topics=False)
     else:

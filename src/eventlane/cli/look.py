@@ -1,6 +1,7 @@
 """Commands that only look: status, topics, failures, tail, groups list."""
 
 import argparse
+import sys
 from typing import Any, Literal
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from eventlane.cli.output import add_json, show, table
 
 __all__ = ["add_commands", "letter_id"]
 
-_STATES = ("open", "replaying", "resolved", "archived")
+_STATES = ("open", "replaying", "resolved", "archived", "edited")
 _COUNTS = (
     *("entered", "done", "waiting", "in_flight", "held", "parked", "dead"),
     *("archived", "skipped", "lost"),
@@ -30,9 +31,11 @@ def add_commands(commands: Any) -> None:
     add_json(topics)
     failures = commands.add_parser("failures", help="dead letters").add_subparsers(required=True)
     listed = failures.add_parser("list", help="dead letters, the oldest first")
-    listed.add_argument("--group")
-    listed.add_argument("--state", choices=(*_STATES, "all"), default="open")
-    listed.add_argument("--limit", type=int, default=50)
+    listed.add_argument("--group", help="of this group only")
+    listed.add_argument(
+        "--state", choices=(*_STATES, "all"), default="open", help="default: %(default)s"
+    )
+    listed.add_argument("--limit", type=int, default=50, help="default: %(default)s")
     listed.set_defaults(does=_list)
     add_json(listed)
     shown = failures.add_parser("show", help="one dead letter, whole")
@@ -84,11 +87,22 @@ async def _topics(app: App, options: argparse.Namespace) -> int:
 
 
 async def _list(app: App, options: argparse.Namespace) -> int:
+    if options.limit < 1:
+        raise ConfigError(f"--limit {options.limit}: expected a number, 1 or more.")
+    groups = (await app.status()).groups
+    if options.group is not None and options.group not in groups:
+        raise NotFound(f"group {options.group!r}: expected one of {', '.join(groups) or 'none'}.")
     letters = await app.dead_letters(
         group=options.group,
         state=None if options.state == "all" else options.state,
-        limit=options.limit,
+        limit=options.limit + 1,
     )
+    more = len(letters) > options.limit
+    letters = letters[: options.limit]
+    if more:
+        print(f"only the first {options.limit}; there are more: --limit N", file=sys.stderr)
+    elif not letters:
+        print("none", file=sys.stderr)
     if options.json:
         show(letters)
         return 0
@@ -143,12 +157,8 @@ async def _show(app: App, options: argparse.Namespace) -> int:
 
 
 async def _find(app: App, wanted: UUID) -> DeadLetter:
-    after: DeadLetter | None = None
-    while letters := await app.dead_letters(state=None, after=after):
-        for letter in letters:
-            if letter.id == wanted:
-                return letter
-        after = letters[-1]
+    for letter in await app.dead_letters(ids=[wanted], state=None):
+        return letter
     raise NotFound(
         f"dead letter {wanted}: there is none with this id. `eventlane failures list` has them."
     )

@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     for command in (replay, archive):
         command.add_argument("ids", metavar="ID", nargs="+")
         command.add_argument("--reason", required=True, help="kept with your name")
-        command.add_argument("--actor", default=_actor(), help="who you are (default: %(default)s)")
+        command.add_argument("--actor", help="who you are (default: your login and host)")
         add_json(command)
     groups = commands.add_parser("groups", help="the groups").add_subparsers(required=True)
     listed = groups.add_parser("list", help="their names, members and pauses")
@@ -38,17 +38,23 @@ def add_commands(commands: Any) -> None:
     resume.set_defaults(does=_resume)
     for command in (pause, resume):
         command.add_argument("group")
-        command.add_argument("--actor", default=_actor(), help="who you are (default: %(default)s)")
+        command.add_argument("--actor", help="who you are (default: your login and host)")
         add_json(command)
 
 
-def _actor() -> str:
-    return f"{getpass.getuser()}@{os.uname().nodename}"
+def _actor(options: argparse.Namespace) -> str:
+    if options.actor:
+        return str(options.actor)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container runs users that have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{os.uname().nodename}"
 
 
 async def _replay(app: App, options: argparse.Namespace) -> int:
     ids = [letter_id(each) for each in options.ids]
-    operation = await app.replay(ids, reason=options.reason, actor=options.actor)
+    operation = await app.replay(ids, reason=options.reason, actor=_actor(options))
     if not options.wait:
         return await _print(operation, options)
     await _say_who_is_missing(app)
@@ -68,7 +74,7 @@ async def _say_who_is_missing(app: App) -> None:
 
 async def _archive(app: App, options: argparse.Namespace) -> int:
     ids = [letter_id(each) for each in options.ids]
-    operation = await app.archive(ids, reason=options.reason, actor=options.actor)
+    operation = await app.archive(ids, reason=options.reason, actor=_actor(options))
     return await _print(operation, options)
 
 
@@ -100,10 +106,10 @@ async def _groups(app: App, options: argparse.Namespace) -> int:
 
 
 async def _pause(app: App, options: argparse.Namespace) -> int:
-    await app.pause(options.group, reason=options.reason, actor=options.actor)
+    await app.pause(options.group, reason=options.reason, actor=_actor(options))
     return await _groups(app, options)
 
 
 async def _resume(app: App, options: argparse.Namespace) -> int:
-    await app.resume(options.group, actor=options.actor)
+    await app.resume(options.group, actor=_actor(options))
     return await _groups(app, options)
