@@ -24,7 +24,7 @@ from eventlane.background import LoopThread, Submissions, stop_on_signals
 from eventlane.broker import Broker
 from eventlane.brokers import connect
 from eventlane.clock import Clock, SystemClock
-from eventlane.config import Limits, checked_options
+from eventlane.config import Limits, check_app, checked_options
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError, HandlerStuck, NotIdle, Refused, Unavailable
 from eventlane.event import Key, event_type
@@ -106,8 +106,7 @@ class App:
         self.url = url
         self.name, self.version = name, version
         self._subscriptions: list[Subscription] = []
-        if not isinstance(limits, Limits | None):
-            raise ConfigError(f"App(limits={limits!r}): expected Limits(…).")
+        check_app(url, limits, middleware)
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._codecs = Codecs({"json": JsonCodec()}, default=format)
@@ -225,7 +224,14 @@ class App:
             await broker.aclose()
 
     def __enter__(self) -> Self:
-        """Connect in a thread of its own, for programs without an event loop: see `submit`."""
+        """Connect in a thread of its own, for programs without an event loop: see `submit`.
+
+        Raises:
+            Refused: There is an event loop: `async with` is for it.
+        """
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise Refused("expected `async with app:`, got `with app:` inside an event loop.")
         self._thread = LoopThread(self)
         return self
 

@@ -4,13 +4,14 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from eventlane.errors import ConfigError
 
-__all__ = ["Limits", "checked_options", "did_you_mean"]
+__all__ = ["Limits", "check_app", "checked_options", "did_you_mean", "number"]
 
 T = TypeVar("T")
 
@@ -20,6 +21,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+
+
+def number(where: str, value: object, *, least: float, whole: bool = False, hint: str = "") -> None:
+    """Refuse what is no number of at least this size.
+
+    Raises:
+        ConfigError: It is none; `where` names the option.
+    """
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"{where}={value!r}): expected {kind}, {least:g} or more.{hint}")
 
 
 def checked_options(cls: type[T]) -> type[T]:
@@ -88,3 +101,18 @@ class Limits:
                 "stall_s_max below lease_s. A stalled process must fall silent before its lease "
                 "ends, or it would lose its partitions without notice."
             )
+
+
+def check_app(url: object, limits: object, middleware: object) -> None:
+    """Refuse options of an app that are something else.
+
+    Raises:
+        ConfigError: One is; it is named.
+    """
+    if not isinstance(url, str):
+        raise ConfigError(f"App({url!r}): expected a URL, as in 'embedded:./data'.")
+    if not isinstance(limits, Limits | None):
+        raise ConfigError(f"App(limits={limits!r}): expected Limits(…).")
+    layers: Any = middleware
+    if not isinstance(layers, list | tuple) or not all(map(callable, cast("list[Any]", layers))):
+        raise ConfigError(f"App(middleware={middleware!r}): expected functions, in a list.")

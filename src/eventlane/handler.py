@@ -15,8 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from eventlane.config import checked_options
-from eventlane.errors import ConfigError
+from eventlane.config import checked_options, number
 from eventlane.event import Key
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import (
@@ -228,10 +227,5 @@ class Batch:
     """How long the first event of a list may wait for more."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"Batch(size={self.size!r}): expected a number of events, 1 or more.")
-        if not self.linger_s >= 0:
-            raise ConfigError(
-                f"Batch(linger_s={self.linger_s!r}): expected seconds, 0 or more. "
-                "0 hands over what is there without waiting."
-            )
+        number("Batch(size", self.size, least=1, whole=True)
+        number("Batch(linger_s", self.linger_s, least=0)

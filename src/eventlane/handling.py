@@ -12,6 +12,7 @@ from eventlane.broker import Broker, Consumer
 from eventlane.clock import Clock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
+from eventlane.errors import ConfigError
 from eventlane.handler import Middleware, Serialise
 from eventlane.routing import routes_of
 from eventlane.serde import Codecs
@@ -48,7 +49,13 @@ async def handling(
         routes = [
             routes_of(plan, codecs=codecs, middleware=middleware, threads=threads) for plan in plans
         ]
-        state = await stack.enter_async_context(lifespan())
+        entered = lifespan()
+        if not isinstance(entered, AbstractAsyncContextManager):
+            raise ConfigError(
+                f"App(lifespan=…): expected an async context manager function, got one that gives "
+                f"{type(entered).__name__}. Put @asynccontextmanager above it."
+            )
+        state = await stack.enter_async_context(entered)
         consumers = await _join_all(broker, plans, app)
         dispatchers = [
             Dispatcher(

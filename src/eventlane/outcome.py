@@ -30,7 +30,11 @@ class RetryLater(msgspec.Struct, frozen=True):
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if not self.delay_s >= 0:
+        if (
+            isinstance(self.delay_s, bool)
+            or not isinstance(self.delay_s, int | float)
+            or not (self.delay_s >= 0)
+        ):
             raise ConfigError(
                 f"RetryLater(delay_s={self.delay_s!r}): expected seconds, 0 or more. "
                 "A retry cannot start in the past; 0 is at once."

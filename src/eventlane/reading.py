@@ -5,6 +5,7 @@ from typing import Literal
 
 from eventlane.broker import Broker
 from eventlane.clock import yield_to_loop
+from eventlane.errors import ConfigError
 from eventlane.message import Message
 
 __all__ = ["read"]
@@ -20,6 +21,10 @@ async def read(
     follow: bool,
 ) -> AsyncIterator[Message]:
     """See `App.read`; `wanted` has for each topic the types, or None for all messages."""
+    if start not in ("first", "now"):
+        raise ConfigError(f"read(start={start!r}): expected 'first' or 'now'.")
+    if not wanted:
+        raise ConfigError("read(): expected event types or names of topics, got none.")
     places = {
         (topic, partition): first if start == "first" else end
         for topic in wanted

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from eventlane.config import checked_options
+from eventlane.config import checked_options, number
 from eventlane.errors import ConfigError, Undecodable
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 
 __all__ = ["Errors", "Retry", "Rule", "decide", "in_force", "text_of"]
+
+
+_DEFAULT = " A delay is in seconds; leave the option out for its default."
 
 
 @checked_options
@@ -41,14 +44,13 @@ class Retry:
     rules: Sequence["Rule"] = ()
 
     def __post_init__(self) -> None:
-        _at_least("attempts", self.attempts, 1)
-        _at_least("immediate", self.immediate, 0)
-        _at_least("delay_s", self.delay_s, 0)
-        _at_least("delay_s_max", self.delay_s_max, 0)
-        _at_least("factor", self.factor, 1)
-        _at_least("jitter", self.jitter, 0)
+        number("Retry(attempts", self.attempts, least=1, whole=True, hint=_DEFAULT)
+        number("Retry(immediate", self.immediate, least=0, whole=True, hint=_DEFAULT)
+        for option in ("delay_s", "delay_s_max", "jitter"):
+            number(f"Retry({option}", getattr(self, option), least=0, hint=_DEFAULT)
+        number("Retry(factor", self.factor, least=1, hint=_DEFAULT)
         if self.elapsed_s_max is not None:
-            _at_least("elapsed_s_max", self.elapsed_s_max, 0)
+            number("Retry(elapsed_s_max", self.elapsed_s_max, least=0, hint=_DEFAULT)
         for rule in self.rules:
             _check_rule(rule)
 
@@ -68,14 +70,6 @@ class Retry:
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 Rule = tuple[Errors, Outcome | Retry]
 """(exception class or classes, outcome or another policy)."""
-
-
-def _at_least(option: str, value: float, least: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise ConfigError(
-            f"Retry({option}={value!r}): expected a number, {least} or more. "
-            "A delay is in seconds; leave the option out for the default."
-        )
 
 
 def _check_rule(rule: Rule) -> None:

@@ -74,6 +74,11 @@ class Takes(Protocol[E]):
     ) -> Callable[[E, Context[Any]], Outcome | None]: ...
 
 
+_EXAMPLES = {
+    "retry": "retry=Retry(attempts=3)",
+    "batch": "batch=Batch(100)",
+    "timeout_s": "timeout_s=5",
+}
 _OF_GROUP = ("concurrency", "ordering", "on_dead", "start")
 
 _ON_DEAD: dict[str, LaneOnDead] = {"key": "park", "partition": "stop", "none": "continue"}
@@ -115,7 +120,12 @@ class Subscription:
 
     def _check(self) -> None:
         where = f"subscribe(group={self.group!r}) at {self.declared_at}"
-        if not self.group or "." in self.group or len(self.group) > 200:
+        if (
+            not isinstance(self.group, str)
+            or not self.group
+            or "." in self.group
+            or len(self.group) > 200
+        ):
             raise ConfigError(
                 f"{where}: expected a group name of 1 to 200 characters without dots, got "
                 f"{self.group!r}. Dots separate topic and group in the names of dead-letter topics."
@@ -128,8 +138,8 @@ class Subscription:
             if not isinstance(value, kind) or isinstance(value, bool):
                 name = getattr(kind, "__name__", "") or str(kind)
                 raise ConfigError(
-                    f"{where}: {option}={value!r}: expected {name.split('.')[-1]}. "
-                    "For example retry=Retry(attempts=3), batch=Batch(100), timeout_s=5."
+                    f"{where}: {option}={value!r}: expected {name.split('.')[-1]}, as in "
+                    f"{_EXAMPLES[option]}."
                 )
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigError(

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import KW_ONLY, dataclass
 
+from eventlane.config import checked_options
 from eventlane.errors import ConfigError
 
 __all__ = ["Topic"]
@@ -11,6 +12,7 @@ __all__ = ["Topic"]
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
+@checked_options
 @dataclass(frozen=True)
 class Topic:
     """A topic and the settings that it shall have. What is None, the broker decides.

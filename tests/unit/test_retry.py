@@ -93,7 +93,7 @@ def test_what_cannot_be_decoded_is_dead_at_once_unless_a_rule_says_otherwise() -
     [
         ({"delay_s": -1}, "delay_s=-1): expected a number, 0 or more"),
         ({"delay_s": math.nan}, "expected a number"),
-        ({"attempts": 0}, "attempts=0): expected a number, 1 or more"),
+        ({"attempts": 0}, "attempts=0): expected a whole number, 1 or more"),
         ({"factor": 0.5}, "factor=0.5): expected a number, 1 or more"),
         ({"jitter": -0.1}, "jitter"),
         ({"attemps": 3}, "Did you mean 'attempts'?"),
