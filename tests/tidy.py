@@ -120,6 +120,10 @@ CATCH_ALL = {
         3,
         "a handler's exception becomes an outcome here, and only here (one, a list, decoding)",
     ),
+    "src/eventlane/conclude.py": (
+        1,
+        "an object's own __repr__ may raise, and must not end a group",
+    ),
     "src/eventlane/background.py": (1, "handed to the thread that waits, which raises it"),
     "src/eventlane/brokers/embedded/writer.py": (
         2,

@@ -3,12 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any, cast
 
 from eventlane.handler import Delivery
 from eventlane.lanes import Lanes
+from eventlane.outcome import DONE
 from eventlane.subscription import Subscription
 
-__all__ = ["Lists"]
+__all__ = ["Lists", "outcomes_of"]
 
 
 class Lists:
@@ -73,3 +75,14 @@ class Lists:
         del self._timers[subscription.name]
         self._close(subscription)
         self._wake()
+
+
+def outcomes_of(returned: Any, count: int) -> list[object]:
+    """The outcome of each event of a list, from what its handler returned."""
+    if returned is None:
+        return [DONE] * count
+    if isinstance(returned, list):
+        outcomes = cast("list[object]", returned)
+        if len(outcomes) == count:
+            return [DONE if each is None else each for each in outcomes]
+    return [returned] * count  # each is refused, with the reason

@@ -68,8 +68,12 @@ class Consumer(Protocol):
         """Say that the event loop turns, and what the other processes may show."""
         ...
 
+    def abandon(self) -> None:
+        """Keep all partitions until the process exits, whatever is closed before."""
+        ...
+
     async def leave(self) -> None:
-        """Give up all partitions and the membership."""
+        """Give up all partitions and the membership, unless they were abandoned."""
         ...
 
 

@@ -64,7 +64,7 @@ class Concluder:
         if not isinstance(outcome, Skipped | Pause | RetryLater | Dead):
             error = TypeError(
                 f"handler {subscription.name}: expected None or an outcome (Done(), Skipped(), "
-                f"RetryLater(delay_s), Dead(), Pause()), got {outcome!r}. A handler has no "
+                f"RetryLater(delay_s), Dead(), Pause()), got {_shown(outcome)}. A handler has no "
                 "result: publish an event instead."
             )
             return self._carry_out(delivery, Dead(), error, duration_s, ending)
@@ -134,6 +134,13 @@ class Concluder:
             duration_s=duration_s,
             delay_s=delay_s,
         )
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except BaseException:  # a detached row of a database, for one
+        return f"a {type(value).__qualname__}"
 
 
 class _Ending(NamedTuple):

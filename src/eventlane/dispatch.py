@@ -16,9 +16,9 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from eventlane.batching import Lists
+from eventlane.batching import Lists, outcomes_of
 from eventlane.broker import Consumer
 from eventlane.clock import Clock, monotonic, sleep, yield_to_loop
 from eventlane.conclude import Concluder
@@ -26,7 +26,6 @@ from eventlane.config import Limits
 from eventlane.errors import HandlerStuck, Undecodable
 from eventlane.handler import Context, Delivery, Origin, Serialise
 from eventlane.lanes import Lanes
-from eventlane.outcome import DONE
 from eventlane.routing import NO_ROUTE, Route, Routes
 from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
 from eventlane.settling import Settler
@@ -103,8 +102,6 @@ class Dispatcher:
         self._sweep_s = min([_SWEEP_S_MAX, *(each / 10 for each in timeouts_s)])
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
-    # --- life -------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Handle until cancelled, then drain and leave the group.
 
@@ -135,6 +132,10 @@ class Dispatcher:
         self._fill_ring()
         late, alive = await self._workers.stop(within_s=self._limits.drain_s)
         if alive:
+            self._consumer.abandon()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             raise HandlerStuck(
                 f"group {self.plan.name!r}: {alive} handlers ignore cancellation or run in threads "
                 "that do not end. Their partitions stay owned until this process exits: exit it."
@@ -196,17 +197,18 @@ class Dispatcher:
         held = sum(lanes.held for lanes in self._partitions.values())
         self._consumer.beat(self._workers.in_flight, held)
 
-    # --- what the broker says ---------------------------------------------------------------
-
     async def _control(self) -> None:
         while True:
-            changes = await self._consumer.changes()
-            for change in changes:
+            commands: list[Command] = []
+            for change in await self._consumer.changes():
                 match change:
                     case Acquired():
                         self._acquire(change)
+                        # What was asked for before is among what it was acquired with.
+                        commands = _elsewhere(commands, change.topic, change.partition)
                     case Lost(topic, partition):
                         self._lose(topic, partition)
+                        commands = _elsewhere(commands, topic, partition)
                     case Appended(topic):
                         self._hungry.update(
                             each for each in self._partitions.values() if each.origin.topic == topic
@@ -214,8 +216,8 @@ class Dispatcher:
                     case Paused(reason):
                         self._pause(reason)
                     case Command():
-                        pass
-            self._command([each for each in changes if isinstance(each, Command)])
+                        commands.append(change)
+            self._command(commands)
             self._workers.wake()
 
     def _command(self, commands: list[Command]) -> None:
@@ -269,8 +271,6 @@ class Dispatcher:
             for lanes in self._partitions.values():
                 lanes.resume()
         self._moved()
-
-    # --- what may run -----------------------------------------------------------------------
 
     def _fill_ring(self) -> None:
         """Put into the ring what workers may take from."""
@@ -351,8 +351,6 @@ class Dispatcher:
         subscription = self._routes.find(topic, header_block).subscription
         return "" if subscription is None else subscription.name
 
-    # --- workers ----------------------------------------------------------------------------
-
     # One long function on purpose: each call that is put into a function of its own costs the
     # hot loop about 60 ns of some 900 for an event (benchmarks, consume_async).
     async def _work(self, worker: Worker) -> None:  # noqa: C901, PLR0915  # see above
@@ -362,8 +360,12 @@ class Dispatcher:
         origin: Origin | None = None
         block, route = b"", NO_ROUTE
         lanes: Any = None
-        turn_ends = 0.0
+        started = turn_ends = 0.0
         while True:
+            if started > turn_ends:
+                await yield_to_loop()
+                await settler.catch_up()
+                turn_ends = monotonic() + _TURN_S
             delivery = (ring[0].take() or self._take_elsewhere()) if ring else None
             if delivery is None:
                 may_start = self._paused is None and not self._stopping
@@ -387,11 +389,6 @@ class Dispatcher:
                 continue
 
             started = monotonic()
-            if started > turn_ends:
-                await yield_to_loop()
-                await settler.catch_up()
-                started = monotonic()
-                turn_ends = started + _TURN_S
             worker.handling = delivery
             if not self._growing:
                 self._growing = True
@@ -410,7 +407,9 @@ class Dispatcher:
                 if self._stopping:
                     raise
                 self._failed(delivery, route.subscription, worker.why_cancelled(error), started)
-            except (Exception, SystemExit) as error:  # no handler may end the process
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # no handler may end the process, or its group
                 self._failed(delivery, route.subscription, error, started)
             else:
                 if outcome is None:
@@ -473,8 +472,6 @@ class Dispatcher:
         if self._paused is None and self._has_work():
             self._workers.wake()
 
-    # --- what became of it ------------------------------------------------------------------
-
     def _failed(
         self,
         delivery: Delivery,
@@ -501,8 +498,6 @@ class Dispatcher:
         if reason is not None:
             self._pause(reason)
 
-    # --- batch handlers ---------------------------------------------------------------------
-
     async def _run_list(
         self, worker: Worker, subscription: Subscription, deliveries: list[Delivery]
     ) -> None:
@@ -523,18 +518,12 @@ class Dispatcher:
             if self._stopping:
                 raise
             self._list_failed(deliveries, subscription, worker.why_cancelled(error), started)
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             self._list_failed(deliveries, subscription, error, started)
         else:
-            given: list[object]
-            if outcomes is None:
-                given = [DONE] * len(deliveries)
-            elif isinstance(outcomes, list) and len(cast("list[object]", outcomes)) == len(
-                deliveries
-            ):
-                given = [DONE if each is None else each for each in cast("list[object]", outcomes)]
-            else:
-                given = [outcomes] * len(deliveries)  # each is refused, with the reason
+            given = outcomes_of(outcomes, len(deliveries))
             for delivery, outcome in zip(deliveries, given, strict=True):
                 self._returned(delivery, subscription, outcome, started)
         finally:
@@ -555,8 +544,6 @@ class Dispatcher:
         else:
             self._lists.one_by_one(subscription, deliveries)
 
-    # --- settling ---------------------------------------------------------------------------
-
     def _note(self, lanes: Lanes) -> None:
         """See to it that outcomes are written, retries start, and workers look."""
         self._settler.note(lanes)
@@ -566,8 +553,6 @@ class Dispatcher:
     def _after_settling(self) -> None:
         self._moved()
         self._workers.wake()
-
-    # --- time-outs --------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
         """Cancel what runs for too long, and say that this process is alive."""
@@ -597,3 +582,11 @@ class Dispatcher:
         """End handling with an error."""
         if not self._failure.done():
             self._failure.set_exception(error)
+
+
+def _elsewhere(commands: list[Command], topic: str, partition: int) -> list[Command]:
+    return [
+        each
+        for each in commands
+        if (each.letter.topic, each.letter.partition) != (topic, partition)
+    ]

@@ -16,6 +16,9 @@ LaneOnDead = Literal["park", "continue", "stop"]
 """What a lane does behind a dead letter: close and park, go on, or stop its partition."""
 
 
+_DELAY_S_MAX = 1e9
+
+
 class Done(msgspec.Struct, frozen=True):
     """The event was handled."""
 
@@ -30,15 +33,13 @@ class RetryLater(msgspec.Struct, frozen=True):
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.delay_s, bool)
-            or not isinstance(self.delay_s, int | float)
-            or not (self.delay_s >= 0)
-        ):
+        number = not isinstance(self.delay_s, bool) and isinstance(self.delay_s, int | float)
+        if not number or not 0 <= self.delay_s <= _DELAY_S_MAX:
             raise ConfigError(
-                f"RetryLater(delay_s={self.delay_s!r}): expected seconds, 0 or more. "
+                f"RetryLater(delay_s={self.delay_s!r}): expected seconds, 0 or more, below 1e9. "
                 "A retry cannot start in the past; 0 is at once."
             )
+        _check_reason(self.reason)
 
 
 class Dead(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ class Dead(msgspec.Struct, frozen=True):
                 f"Dead(lane={self.lane!r}): expected 'park', 'continue' or 'stop'. "
                 "'park' closes the lane, 'continue' lets it go on, 'stop' halts the partition."
             )
+        _check_reason(self.reason)
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -61,11 +63,23 @@ class Skipped(msgspec.Struct, frozen=True):
 
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
 
 class Pause(msgspec.Struct, frozen=True):
     """The whole group pauses; the event stays where it is and is not charged an attempt."""
 
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
+
+def _check_reason(reason: object) -> None:
+    """A reason is stored, so it is text that UTF-8 can carry."""
+    if not isinstance(reason, str) or any("\ud800" <= each <= "\udfff" for each in reason):
+        raise ConfigError(f"reason={reason!r}: expected text, as in reason='the mail is refused'.")
 
 
 Outcome = Done | RetryLater | Dead | Skipped | Pause

@@ -119,8 +119,8 @@ def _matches(error: BaseException, errors: Errors) -> bool:
 def text_of(error: BaseException) -> str:
     """What an exception says; also of one that fails to say it."""
     try:
-        return str(error)
-    except Exception as second:
+        return str(error).encode("utf-8", "replace").decode()
+    except BaseException as second:
         return f"(its text cannot be made: {type(second).__qualname__})"
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
-from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -131,10 +130,19 @@ def _wrapped(middleware: Sequence[Middleware], call: Callable[..., Any]) -> Call
     return wrapped
 
 
+def _called(function: Callable[..., Any], event: Any, context: Context[Any]) -> Any:
+    try:
+        return function(event, context)
+    except StopIteration as error:  # asyncio cannot hand this one over, and would wait for ever
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
 def _on_threads(function: Callable[..., Any], threads: Executor) -> Callable[..., Any]:
     async def call(event: Any, context: Context[Any]) -> Any:
-        run = partial(copy_context().run, function, event, context)
-        running = asyncio.get_running_loop().run_in_executor(threads, run)
+        variables = copy_context()
+        running = asyncio.get_running_loop().run_in_executor(
+            threads, lambda: variables.run(_called, function, event, context)
+        )
         cancelled = False
         while True:
             try:

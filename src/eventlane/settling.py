@@ -57,6 +57,7 @@ class Settler:
         self._written = asyncio.Event()
         self._due_timer: Timer | None = None
         self._due_ms = 0
+        self._is_broken = False
 
     def note(self, lanes: Lanes) -> None:
         """See to it that the outcomes of a partition are written, and its retries woken."""
@@ -91,8 +92,9 @@ class Settler:
         """Write what is left; to be called when nothing runs any more."""
         if self._due_timer is not None:
             self._due_timer.cancel()
-        while self.is_writing or any(
-            lanes.urgent or lanes.unsettled for lanes in self._partitions.values()
+        while not self._is_broken and (
+            self.is_writing
+            or any(lanes.urgent or lanes.unsettled for lanes in self._partitions.values())
         ):
             await self._settle_once()
 
@@ -101,6 +103,8 @@ class Settler:
             await self._settle_all()
 
     async def _settle_all(self) -> None:
+        if self._is_broken:
+            return
         self._now.clear()
         if self.timer is not None:
             self.timer.cancel()
@@ -111,9 +115,16 @@ class Settler:
             if (settlement := lanes.collect()) is not None
         ]
         self.is_writing = True
-        await self._write(collected)
-        self.is_writing = False
-        self._written.set()
+        try:
+            await self._write(collected)
+        except BaseException:
+            # What was collected is gone, and a later settlement would pass over it: its events
+            # are handled again by whoever owns the partition next.
+            self._is_broken = True
+            raise
+        finally:
+            self.is_writing = False
+            self._written.set()
         for lanes, _ in collected:
             lanes.wake(self._clock.now_ms())
             self.note(lanes)
@@ -129,8 +140,11 @@ class Settler:
                         await self._ensure_topic(topic)
                 await self._consumer.settle([settlement for _, settlement in collected])
             except Fenced as error:
-                for topic, partition in error.partitions:
-                    self._lost(topic, partition)
+                for lanes, _ in collected:
+                    place = (lanes.origin.topic, lanes.origin.partition)
+                    # Not what was acquired anew while this waited to be written.
+                    if place in error.partitions and self._partitions.get(place) is lanes:
+                        self._lost(*place)
                 collected[:] = [
                     (lanes, settlement)
                     for lanes, settlement in collected

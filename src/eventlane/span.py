@@ -5,6 +5,7 @@ of settled offsets are found at the speed of C.
 """
 
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 
@@ -59,9 +60,10 @@ class Span:
         self._chunks.append(chunk)
         self.untaken.append(chunk)
         if self._settled_before and self._settled_before[-1][1] > batch.offsets[0]:
-            for index, offset in enumerate(chunk.offsets):
-                if any(start <= offset < stop for start, stop in self._settled_before):
-                    chunk.flags[index] = SETTLED
+            for start, stop in self._settled_before:
+                first = bisect_left(chunk.offsets, start)
+                after = bisect_left(chunk.offsets, stop)
+                chunk.flags[first:after] = bytes([SETTLED]) * (after - first)
         return chunk
 
     @property

@@ -6,6 +6,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from eventlane.deadletter import HandlerTimeout
+from eventlane.errors import EventlaneError
 from eventlane.handler import Delivery
 from eventlane.subscription import Subscription
 
@@ -51,12 +52,12 @@ class Worker:
 
     def why_cancelled(self, error: BaseException) -> BaseException:
         """What a cancelled handler failed of: its time-out, or something in it cancelled itself."""
+        assert self.task is not None
+        self.task.uncancel()
         if not self.timed_out:
             return error
         self.timed_out = False
-        assert self.task is not None
         assert self.subscription is not None
-        self.task.uncancel()
         return HandlerTimeout(
             f"the handler did not return within timeout_s={self.subscription.timeout_s}"
         )
@@ -104,7 +105,8 @@ class Workers:
         if self._idle:
             worker, sleeping = self._idle.pop()
             worker.is_idle = False
-            sleeping.set_result(None)
+            if not sleeping.done():
+                sleeping.set_result(None)
         elif len(self._all) < self._count_max and not self._stopping:
             self._start()
 
@@ -156,5 +158,10 @@ class Workers:
         worker.task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if not self._stopping:
+                self._failed(
+                    EventlaneError("a worker was cancelled by something outside its handler")
+                )
+        elif (error := task.exception()) is not None:
             self._failed(error)

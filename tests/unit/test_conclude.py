@@ -18,6 +18,7 @@ from eventlane import (
     RetryLater,
     event,
 )
+from eventlane.clock import yield_to_loop
 from eventlane.testing import in_memory
 
 
@@ -113,7 +114,7 @@ async def test_a_head_that_waits_for_its_retry_is_held_with_what_is_behind_it() 
         await failed.wait()
         async with asyncio.timeout(10):
             while (await app.status()).groups["stock"].held != 3:
-                pass
+                await yield_to_loop()
         assert (await app.status()).groups["stock"].waiting == 0
 
 

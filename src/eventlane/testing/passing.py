@@ -37,6 +37,9 @@ class PassingConsumer:
     def beat(self, in_flight: int, held: int) -> None:
         self.real.beat(in_flight, held)
 
+    def abandon(self) -> None:
+        self.real.abandon()
+
     async def leave(self) -> None:
         await self.real.leave()
 

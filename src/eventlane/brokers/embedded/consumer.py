@@ -1,6 +1,7 @@
 """A consumer: one process's membership in a group, on the side of the event loop."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from eventlane.brokers.embedded import failures, groups
@@ -25,6 +26,8 @@ from eventlane.settlement import (
 )
 
 __all__ = ["EmbeddedConsumer"]
+
+_log = logging.getLogger("eventlane.embedded")
 
 
 class EmbeddedConsumer:
@@ -67,6 +70,8 @@ class EmbeddedConsumer:
         """Who owns the partitions that it does not; None: nobody does."""
         self._paused: str | None = None
         self._taking: asyncio.Future[list[Acquired]] | None = None
+        self.is_abandoned = False
+        """A handler that does not end keeps its partitions until the process exits."""
         self.has_left = False
 
     # --- broker.Consumer --------------------------------------------------------------------
@@ -114,6 +119,17 @@ class EmbeddedConsumer:
             groups.settle(transaction, group, member, settlements, topics=topics, now_ms=now_ms)
 
         await self._writer.change(settle)
+        for settlement in settlements:
+            if settlement.pause is not None:
+                # The dispatcher has paused itself already. It must hear of a resume that came
+                # before this process looked, or it would stay paused.
+                self._paused = settlement.pause
+                with self._file.reading():
+                    self.look()
+
+    def abandon(self) -> None:
+        """See `Consumer.abandon`."""
+        self.is_abandoned = self._member.is_abandoned = True
 
     def beat(self, in_flight: int, held: int) -> None:
         """See `Consumer.beat`."""
@@ -123,7 +139,7 @@ class EmbeddedConsumer:
 
     async def leave(self) -> None:
         """See `Consumer.leave`. Safe to call twice."""
-        if self.has_left:
+        if self.has_left or self.is_abandoned:
             return
         self.has_left = True
         self._watch.watchers.discard(self)
@@ -216,8 +232,8 @@ class EmbeddedConsumer:
             self._taking = None
             error = future.exception()
             if isinstance(error, StorageError):
-                self.fail(error)
-                return  # The next look tries again.
+                _log.warning("group %s cannot take over, trying again: %s", spec.name, error)
+                return  # The next look does.
             self._got(future.result())
             self._members.sweep()
 

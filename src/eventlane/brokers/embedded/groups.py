@@ -59,6 +59,8 @@ def join(
         )
     elif tuple(row) != (spec.ordering, spec.on_dead):
         _refuse_other_options(spec, row, member, members)
+        if row[0] != spec.ordering:
+            _refuse_other_lanes(transaction, spec, row[0])
         transaction.execute(
             "UPDATE consumer_group SET ordering = ?, on_dead = ?, app = ? WHERE name = ?",
             (spec.ordering, spec.on_dead, spec.app, spec.name),
@@ -90,6 +92,21 @@ def _refuse_other_options(
                 f"ordering={spec.ordering!r}, on_dead={spec.on_dead!r}; state the same, or stop "
                 "all its processes first"
             )
+
+
+def _refuse_other_lanes(transaction: Transaction, spec: GroupSpec, ordering: str) -> None:
+    """What waits in lanes of one kind would not be found again in lanes of another."""
+    waits = transaction.execute(
+        "SELECT 1 FROM progress WHERE consumer_group = ?1 AND parked > 0 UNION ALL "
+        "SELECT 1 FROM letter WHERE consumer_group = ?1 AND state IN ('open', 'replaying') "
+        "AND on_dead != 'continue' LIMIT 1",
+        (spec.name,),
+    ).fetchone()
+    if waits:
+        raise ConfigError(
+            f"group {spec.name!r}: expected ordering={ordering!r}, by which dead letters and "
+            f"parked events wait in its lanes, got {spec.ordering!r}; resolve or archive them first"
+        )
 
 
 def acquire(

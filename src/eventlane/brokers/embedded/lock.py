@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -55,9 +56,14 @@ class _Lock:
         """The process that had it last, and how many times it has had it."""
         return self._said[:].decode("ascii", "replace").strip("\0\n ")
 
+    def forget(self) -> None:
+        os.close(self._file)
+        self._file = -1
+
     def close(self) -> None:
         self._said.close()
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
 
 class WriteLock:
@@ -75,6 +81,14 @@ class WriteLock:
         self._turn = _Lock(directory / "eventlane.turn")
         self._between_threads = threading.Lock()
         self._pause = threading.Event()
+        # A forked child shares the locks, and would hold them when its parent is killed.
+        me = weakref.ref(self)
+
+        def forget() -> None:
+            if (lock := me()) is not None:
+                lock.forget()
+
+        os.register_at_fork(after_in_child=forget)
 
     def __enter__(self) -> None:
         """Wait for it.
@@ -101,6 +115,11 @@ class WriteLock:
     ) -> None:
         self._lock.release()
         self._between_threads.release()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the files without unlocking them for the parent."""
+        for each in (self._turn, self._lock):
+            each.forget()
 
     def close(self) -> None:
         """Give the files back."""

@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import uuid
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -50,6 +51,8 @@ class Member:
     def __init__(self, directory: Path, heartbeat: Heartbeat) -> None:
         self.id = uuid.uuid4().hex
         self.heartbeat = heartbeat
+        self.is_abandoned = False
+        """It stays a member until the process exits: see `Consumer.abandon`."""
         self.seen_s = heartbeat.beat_s
         """When its event loop turned last."""
         self._path = directory / self.id
@@ -57,6 +60,13 @@ class Member:
         unnamed = directory / f".{self.id}"
         self._file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        me = weakref.ref(self)
+
+        def forget() -> None:
+            if (member := me()) is not None:
+                member.forget()
+
+        os.register_at_fork(after_in_child=forget)
         self.beat(heartbeat.beat_s)
         unnamed.rename(self._path)
 
@@ -67,10 +77,18 @@ class Member:
         text = _encode(self.heartbeat) + b"\n"
         os.pwrite(self._file, text.ljust(_FILE_BYTES), 0)
 
+    def forget(self) -> None:
+        """In a forked child: it would keep the lock alive when its parent is killed."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
     def end(self) -> None:
         """Be dead for everybody."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._file)
+        if self._file >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
 
 
 class Members:
@@ -118,7 +136,10 @@ class Members:
     def close(self) -> None:
         """Give up all memberships."""
         for member in list(self._own.values()):
-            self.leave(member)
+            if not member.is_abandoned:
+                self.leave(member)
+        if self._own:
+            return  # The thread goes on beating for what is owned until the process exits.
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -180,7 +201,7 @@ class Members:
             now_s = SystemClock.monotonic_s()
             with self._lock:
                 for member in self._own.values():
-                    if now_s - member.seen_s <= self._stall_s_max:
+                    if member.is_abandoned or now_s - member.seen_s <= self._stall_s_max:
                         self._beat_once(member, now_s)
 
     def _beat_once(self, member: Member, now_s: float) -> None:

@@ -5,6 +5,7 @@ microseconds, so it is read every `_LOOK_S`. What this process commits itself is
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from eventlane.clock import SystemClock
 from eventlane.errors import EventlaneError, Unavailable
 
 __all__ = ["Watch", "Watcher"]
+
+_log = logging.getLogger("eventlane.embedded")
 
 _LOOK_S = 0.05
 _OWNERS_S = 0.25
@@ -110,16 +113,18 @@ class Watch:
             self._look_at_file()
         except sqlite3.Error as error:
             self._fail(storage_error(error, self._file.path))
-        self._timer = self._loop.call_later(_LOOK_S, self._look)
+        except OSError:
+            _log.exception("cannot look for what other processes did, trying again")
+        finally:
+            self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def _look_at_file(self) -> None:
         version = self._log.data_version()
         if version != self._version:
-            self._version = version
             newest = self._log.last_id()
-            topics = self._log.topics_between(self._newest, newest)
-            self._newest = newest
-            self.tell(topics, alters=True)
+            self.tell(self._log.topics_between(self._newest, newest), alters=True)
+            # Only now, so that a look that failed is repeated.
+            self._version, self._newest = version, newest
         now_s = SystemClock.monotonic_s()
         if now_s - self._owners_s >= _OWNERS_S:
             self._owners_s = now_s
