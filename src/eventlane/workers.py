@@ -135,7 +135,8 @@ class Workers:
         self._stopping = True
         for worker, sleeping in self._idle:
             worker.is_idle = False
-            sleeping.set_result(None)
+            if not sleeping.done():
+                sleeping.set_result(None)
         self._idle.clear()
         running = {worker.task for worker in self._all if worker.task is not None}
         if not running:
