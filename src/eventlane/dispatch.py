@@ -359,6 +359,8 @@ class Dispatcher:
         context, clean = worker.context, self._workers.clean
         origin: Origin | None = None
         block, route = b"", NO_ROUTE
+        # What is the same for many events stays in local variables.
+        call, decode, is_direct, timeout_s = route.call, route.decode, route.direct, 0.0
         lanes: Any = None
         started = turn_ends = 0.0
         while True:
@@ -384,8 +386,10 @@ class Dispatcher:
                 origin, block = delivery.origin, record.headers
                 lanes = origin.lanes
                 route = self._route(origin, block)
+                call, decode = route.call, route.decode
+                is_direct, timeout_s = route.direct, route.timeout_s
             value = record.value
-            if (value is None or not route.direct) and not self._runs_here(route, delivery):
+            if (value is None or not is_direct) and not self._runs_here(route, delivery):
                 continue
 
             started = monotonic()
@@ -393,16 +397,16 @@ class Dispatcher:
             if not self._growing:
                 self._growing = True
                 self._loop.call_soon(self._grow)
-            if route.timeout_s:
+            if timeout_s:
                 worker.subscription = route.subscription
-                worker.deadline = started + route.timeout_s
+                worker.deadline = started + timeout_s
             try:
-                event = None if value is None else route.decode(value)
+                event = None if value is None else decode(value)
             except Exception as error:  # its words are made only now
                 self._cannot_decode(worker, route, delivery, error)
                 continue
             try:
-                outcome = await route.call(event, delivery)
+                outcome = await call(event, delivery)
             except asyncio.CancelledError as error:
                 if self._stopping:
                     raise
@@ -417,7 +421,7 @@ class Dispatcher:
                 else:
                     self._returned(delivery, route.subscription, outcome, started)
             worker.handling = None
-            if route.timeout_s:
+            if timeout_s:
                 worker.ended()
             if settler.timer is None or lanes.urgent:
                 self._note(lanes)

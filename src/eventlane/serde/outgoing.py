@@ -129,14 +129,16 @@ class Serialiser:
         records: dict[str, list[Record]] = {}
         # Stretches of one type, since what is done for all at once costs less for each. No sorting
         # by type: the order within a topic is the order of the events.
-        for cls, stretch in groupby(events, type):
+        one_type = len(set(map(type, events))) == 1
+        stretches = [(type(events[0]), events)] if one_type else groupby(events, type)
+        for cls, stretch in stretches:
             out = self._outgoing.get(cls) or self.outgoing(cls)
             records.setdefault(out.topic, []).extend(self._of_one_type(out, list(stretch), now_ms))
         return records
 
     def _of_one_type(self, out: Outgoing, events: list[object], now_ms: int) -> Iterable[Record]:
         values = out.encode_many(events)
-        if len(max(values, key=len)) > self._bytes_max:
+        if max(map(len, values)) > self._bytes_max:
             raise self._too_large(out, next(each for each in values if len(each) > self._bytes_max))
         ids = event_ids(now_ms, len(events))
         keys = out.declared.keys(events)
