@@ -545,8 +545,10 @@ class Dispatcher:
     ) -> None:
         if len(deliveries) == 1:
             self._failed(deliveries[0], subscription, error, started)
-        else:
-            self._lists.one_by_one(subscription, deliveries)
+            return
+        # What was lost while the list ran is another process's to handle now.
+        owned = [each for each in deliveries if each.origin.lanes in self._partitions.values()]
+        self._lists.one_by_one(subscription, owned)
 
     def _note(self, lanes: Lanes) -> None:
         """See to it that outcomes are written, retries start, and workers look."""
