@@ -56,14 +56,11 @@ class _Lock:
         """The process that had it last, and how many times it has had it."""
         return self._said[:].decode("ascii", "replace").strip("\0\n ")
 
-    def forget(self) -> None:
-        os.close(self._file)
-        self._file = -1
-
     def close(self) -> None:
-        self._said.close()
+        self._said.close()  # It has a descriptor of its own, which would keep the lock as well.
         if self._file >= 0:
             os.close(self._file)
+            self._file = -1
 
 
 class WriteLock:
@@ -84,11 +81,11 @@ class WriteLock:
         # A forked child shares the locks, and would hold them when its parent is killed.
         me = weakref.ref(self)
 
-        def forget() -> None:
+        def let_go() -> None:
             if (lock := me()) is not None:
-                lock.forget()
+                lock.close()
 
-        os.register_at_fork(after_in_child=forget)
+        os.register_at_fork(after_in_child=let_go)
 
     def __enter__(self) -> None:
         """Wait for it.
@@ -115,11 +112,6 @@ class WriteLock:
     ) -> None:
         self._lock.release()
         self._between_threads.release()
-
-    def forget(self) -> None:
-        """In a forked child: let go of the files without unlocking them for the parent."""
-        for each in (self._turn, self._lock):
-            each.forget()
 
     def close(self) -> None:
         """Give the files back."""
