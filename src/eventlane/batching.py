@@ -2,15 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from eventlane.handler import Delivery
 from eventlane.lanes import Lanes
 from eventlane.outcome import DONE
 from eventlane.subscription import Subscription
+from eventlane.suspects import ALONE_IN_GROUP
 
-__all__ = ["Lists", "outcomes_of"]
+__all__ = ["Ended", "Lists", "add_mates", "by_lane", "outcomes_of"]
 
 
 class Lists:
@@ -33,7 +34,9 @@ class Lists:
         batch = subscription.batch
         assert batch is not None
         if delivery.trouble is not None:
-            self.ready.append((subscription, [delivery]))  # alone, so that it alone is charged
+            alone = (subscription, [delivery])  # so that it alone is charged
+            is_lone = delivery.trouble.ends >= ALONE_IN_GROUP
+            (self.ready.appendleft if is_lone else self.ready.append)(alone)
             return
         collected = self._open.setdefault(subscription.name, (subscription, []))[1]
         collected.append(delivery)
@@ -51,10 +54,12 @@ class Lists:
         return bool(self.ready)
 
     def one_by_one(self, subscription: Subscription, deliveries: list[Delivery]) -> None:
-        """A list failed: hand its events over again, each alone."""
-        for delivery in deliveries:
-            delivery.published = None
-            self.ready.append((subscription, [delivery]))
+        """A list failed: hand its events over again, each alone, the first of each lane first."""
+        for mates in by_lane(deliveries, [None] * len(deliveries)):
+            first, *later = (delivery for delivery, _ in mates)
+            first.published = None
+            first.origin.lanes.put_mates_back(later)
+            self.ready.append((subscription, [first]))
 
     def forget(self, lanes: Lanes) -> None:
         """Drop deliveries of a partition that was lost."""
@@ -75,6 +80,40 @@ class Lists:
         del self._timers[subscription.name]
         self._close(subscription)
         self._wake()
+
+
+def add_mates(
+    deliveries: list[Delivery], events_max: int, decode: Callable[[Delivery], bool]
+) -> None:
+    """Put what waits behind the events of a list into it, for `Batch(lanes="together")`.
+
+    `decode` gives a delivery its event, and says whether it may be in the same list.
+    """
+    for first in list(deliveries):
+        lanes: Lanes = first.origin.lanes
+        at = deliveries.index(first) + 1
+        while len(deliveries) < events_max and first.trouble is None:
+            mate = lanes.take_behind(first)
+            if mate is None:
+                break
+            if not decode(mate):
+                lanes.put_mates_back([mate])
+                break
+            deliveries.insert(at, mate)
+            at += 1
+
+
+def by_lane(deliveries: Sequence[Delivery], outcomes: Sequence[object]) -> "list[list[Ended]]":
+    """The events of a list, those of each lane apart, in order, with their outcomes."""
+    lanes: dict[tuple[int, object], list[Ended]] = {}
+    for delivery, outcome in zip(deliveries, outcomes, strict=True):
+        key = (id(delivery.origin), delivery.lane)
+        lanes.setdefault(key, []).append((delivery, outcome))
+    return list(lanes.values())
+
+
+Ended = tuple[Delivery, object]
+"""An event and what its handler returned for it."""
 
 
 def outcomes_of(returned: Any, count: int) -> list[object]:

@@ -1,17 +1,23 @@
 """What becomes of a delivery once its handler has returned or raised, told to its lane."""
 
 import random
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from eventlane.clock import Clock
-from eventlane.deadletter import attempts_after, dead_letter
+from eventlane.budget import Budget
+from eventlane.clock import Clock, monotonic
+from eventlane.config import Limits
+from eventlane.deadletter import ProcessDied, attempts_after, dead_letter, elapsed_ms
 from eventlane.errors import EventlaneError, Undecodable
 from eventlane.failure import Attempts, Disposition
-from eventlane.handler import Delivery
+from eventlane.guard import GroupGuard, Guard
+from eventlane.handler import Delivery, Trouble
 from eventlane.lanes import Lanes
+from eventlane.notice import notice_of
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 from eventlane.retry import Retry, decide, in_force
 from eventlane.subscription import GroupPlan, Subscription
+from eventlane.workers import Worker
 
 __all__ = ["Concluder", "Returned"]
 
@@ -19,46 +25,101 @@ __all__ = ["Concluder", "Returned"]
 class Concluder:
     """Carries out outcomes. One per group and process."""
 
-    def __init__(self, plan: GroupPlan, *, app: str, app_version: str | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        plan: GroupPlan,
+        *,
+        app: str,
+        app_version: str | None,
+        dlq_payload: bool,
+        guard: GroupGuard,
+        guards: Mapping[str, Guard],
+        done_so_far: Callable[[], int],
+        pause: Callable[[str], None],
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        """`guard` stands before the group, `guards` before dependencies, by name."""
+        self._pause = pause
         self._plan = plan
         self._app = app
         self._app_version = app_version
+        self._dlq_payload = dlq_payload
+        self._guard = guard
+        self._guards = guards
+        self._done_so_far = done_so_far
         self._clock = clock
+        self._budget = Budget(
+            tokens_max=limits.retry_tokens_max,
+            per_s=limits.retry_tokens_per_s,
+            cost=limits.retry_token_cost,
+        )
 
     def failed(
         self,
+        worker: Worker,
         delivery: Delivery,
-        subscription: Subscription,
+        subscription: Subscription | None,
         error: BaseException,
-        duration_s: float,
-    ) -> str | None:
-        """The handler raised: decide, and carry it out. See `returned`."""
-        before = None if delivery.trouble is None else delivery.trouble.attempts
-        now_ms = self._clock.now_ms()
+        started_s: float,
+    ) -> None:
+        """The handler raised: decide, and carry it out."""
+        assert subscription is not None, "only what has a handler runs"
+        duration_s = monotonic() - started_s
+        self.run_failed(worker, error)
+        if self._is_outage(delivery, subscription, error):
+            return
         outcome = decide(
             error,
             delivery.attempt,
             subscription.retry,
             jitter=random.random(),
-            elapsed_s=0.0 if before is None else (now_ms - before.first_failed_ms) / 1000,
+            elapsed_s=elapsed_ms(delivery, duration_s) / 1000,
         )
         policy, answer = in_force(error, subscription.retry)
+        if answer is None or isinstance(answer, RetryLater):
+            origin = delivery.origin
+            place = (origin.topic, origin.partition, delivery.lane)
+            self._guard.count_failure(self._done_so_far(), place)
         ending = _Ending(policy, "permanent" if isinstance(answer, Dead) else "exhausted")
         if isinstance(error, Undecodable):
             ending = _Ending(policy, "undecodable")
-        return self._carry_out(delivery, outcome, error, duration_s, ending)
+        self._carry_out(delivery, outcome, error, duration_s, ending)
+
+    def run_failed(self, worker: Worker, error: BaseException) -> None:
+        """A run failed that the group's breaker may have admitted."""
+        if worker.admitted is not None:
+            run, worker.admitted = worker.admitted, None
+            self._guard.failed(run, error)
+
+    def ended(self, worker: Worker) -> None:
+        """A run has ended well, unless it was told otherwise."""
+        if worker.admitted is not None:
+            run, worker.admitted = worker.admitted, None
+            self._guard.succeeded(run)
+
+    def crashed(self, delivery: Delivery, subscription: Subscription, crashes: int) -> None:
+        """Processes died while they handled nothing but this event: it is dead."""
+        error = ProcessDied(
+            f"{crashes} processes died while they handled this event and nothing else"
+        )
+        ending = _Ending(subscription.retry, "exhausted")
+        self._dead(delivery, Dead(), error, 0.0, ending)
 
     def returned(
-        self, delivery: Delivery, subscription: Subscription, outcome: object, duration_s: float
-    ) -> str | None:
-        """The handler returned something: carry it out.
-
-        Returns:
-            Why the group is to be paused; None where it is not.
-        """
+        self,
+        worker: Worker,
+        delivery: Delivery,
+        subscription: Subscription | None,
+        outcome: object,
+        started_s: float,
+    ) -> None:
+        """The handler returned something: carry it out."""
+        assert subscription is not None, "only what has a handler runs"
+        duration_s = monotonic() - started_s
         if isinstance(outcome, Done):
             delivery.origin.lanes.done(delivery)
-            return None
+            return
         error: BaseException
         ending = _Ending(subscription.retry, "permanent")
         if not isinstance(outcome, Skipped | Pause | RetryLater | Dead):
@@ -67,12 +128,39 @@ class Concluder:
                 f"RetryLater(delay_s), Dead(), Pause()), got {_shown(outcome)}. A handler has no "
                 "result: publish an event instead."
             )
-            return self._carry_out(delivery, Dead(), error, duration_s, ending)
-        error = Returned(getattr(outcome, "reason", "") or f"the handler returned {outcome}")
-        if isinstance(outcome, RetryLater) and delivery.attempt >= subscription.retry.attempts:
-            ending = _Ending(subscription.retry, "exhausted")
             outcome = Dead()
-        return self._carry_out(delivery, outcome, error, duration_s, ending)
+        else:
+            error = Returned(getattr(outcome, "reason", "") or f"the handler returned {outcome}")
+        if isinstance(outcome, RetryLater):
+            self.run_failed(worker, error)
+            if delivery.attempt >= subscription.retry.attempts:
+                ending = _Ending(subscription.retry, "exhausted")
+                outcome = Dead()
+        elif not isinstance(outcome, Skipped) and worker.admitted is not None:
+            run, worker.admitted = worker.admitted, None
+            self._guard.gave_up(run)
+        self._carry_out(delivery, outcome, error, duration_s, ending)
+
+    def _is_outage(
+        self, delivery: Delivery, subscription: Subscription, error: BaseException
+    ) -> bool:
+        """Whether a dependency is out: then the event runs again, and is charged nothing."""
+        for dependency in subscription.dependencies:
+            if dependency.matches(error):
+                lanes: Lanes = delivery.origin.lanes
+                guard = self._guards[dependency.name]
+                if guard.breaker.is_closed:
+                    delivery.trouble = delivery.trouble or Trouble()
+                    delivery.trouble.uncharged += 1
+                    wait_s = min(
+                        dependency.probe_s * 2 ** min(delivery.trouble.uncharged - 1, 30),
+                        dependency.probe_s_max,
+                    )
+                    lanes.wait(delivery, self._clock.now_ms() + int(wait_s * 1000))
+                else:
+                    lanes.put_back(delivery, until=guard)
+                return True
+        return False
 
     def _carry_out(
         self,
@@ -81,7 +169,7 @@ class Concluder:
         error: BaseException,
         duration_s: float,
         ending: "_Ending",
-    ) -> str | None:
+    ) -> None:
         lanes: Lanes = delivery.origin.lanes
         match outcome:
             case Done():
@@ -90,14 +178,21 @@ class Concluder:
                 lanes.skip(delivery)
             case Pause(reason):
                 lanes.put_back(delivery)
-                lanes.pause = reason or "a handler returned Pause()"
-                lanes.urgent = True
-                return lanes.pause
+                lanes.ledger.pause = reason or "a handler returned Pause()"
+                lanes.ledger.urgent = True
+                self._pause(lanes.ledger.pause)
             case RetryLater(delay_s):
-                lanes.retry(delivery, self._attempts(delivery, error, duration_s, delay_s))
+                extra_s = self._extra_s(delay_s)
+                attempts = self._attempts(delivery, error, duration_s, delay_s, extra_s)
+                lanes.retry(delivery, attempts, delay_s=delay_s + extra_s)
             case Dead():
                 self._dead(delivery, outcome, error, duration_s, ending)
-        return None
+
+    def _extra_s(self, delay_s: float) -> float:
+        """How much longer a retry has to wait because there are too many of them."""
+        if not delay_s:
+            return 0.0
+        return self._budget.delay_s(self._clock.monotonic_s(), self._done_so_far())
 
     def _dead(
         self,
@@ -107,6 +202,7 @@ class Concluder:
         duration_s: float,
         ending: "_Ending",
     ) -> None:
+        lanes: Lanes = delivery.origin.lanes
         on_dead = outcome.lane or self._plan.on_dead
         if on_dead == "park" and not isinstance(delivery.lane, bytes):
             # A lane of one event has nothing to park; one of a whole partition cannot.
@@ -114,18 +210,24 @@ class Concluder:
         letter = dead_letter(
             delivery,
             error,
-            self._attempts(delivery, error, duration_s, 0.0),
+            self._attempts(delivery, error, duration_s, 0.0, 0.0),
             reason=outcome.reason,
             disposition=ending.disposition,
+            crashes=lanes.suspects.crashes(delivery.offset),
             on_dead=on_dead,
             policy=ending.policy,
             app=self._app,
             app_version=self._app_version,
         )
-        delivery.origin.lanes.dead(delivery, letter)
+        lanes.dead(delivery, letter, notice_of(letter, with_payload=self._dlq_payload))
 
     def _attempts(
-        self, delivery: Delivery, error: BaseException, duration_s: float, delay_s: float
+        self,
+        delivery: Delivery,
+        error: BaseException,
+        duration_s: float,
+        delay_s: float,
+        extra_s: float,
     ) -> Attempts:
         return attempts_after(
             delivery,
@@ -133,6 +235,7 @@ class Concluder:
             started_ms=self._clock.now_ms() - int(duration_s * 1000),
             duration_s=duration_s,
             delay_s=delay_s,
+            extra_s=extra_s,
         )
 
 

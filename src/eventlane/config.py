@@ -62,6 +62,12 @@ class Limits:
 
     span_max: int = 10_000
     """Offsets between a partition's watermark and the last event taken."""
+    hold_s_max: float = 30.0
+    """A retry that is due later than this is parked; until then it waits in memory."""
+    settled_bytes_max: int = 65_536
+    """The settled offsets above a watermark, as written; beyond it held events are parked."""
+    parked_lanes_max: int = 20_000
+    """Parked lanes of a partition that are kept in memory; the others are looked up."""
     parked_per_key_max: int = 1_000
     """Events parked in one lane; at this bound its partition stops, and nothing is dropped."""
     drain_s: float = 30.0
@@ -72,6 +78,24 @@ class Limits:
     """An event loop that does not turn for so long stops the signs of life."""
     stuck_s: float = 300.0
     """A handler that runs on for so long after its timeout makes handling end with an error."""
+    crashes_max: int = 3
+    """An event that kills its process so often, while it runs alone there, is dead."""
+    replays_max: int = 10
+    """How often one dead letter may be replayed."""
+    absent_s: float = 86_400.0
+    """A group without a live member for so long is called absent."""
+    retry_tokens_max: int = 1_000
+    """Tokens for delayed retries, per group and process."""
+    retry_tokens_per_s: float = 10.0
+    """Tokens that time earns; a success earns one."""
+    retry_token_cost: int = 10
+    """Tokens that a delayed retry costs; without them it waits longer, and never dies of it."""
+    breaker_runs: int = 100
+    """A group's breaker looks at so many runs back."""
+    breaker_failure_ratio: float = 0.8
+    """It opens when this share of them failed, ..."""
+    breaker_lanes_min: int = 20
+    """... in at least so many lanes."""
     event_bytes_max: int = 1_048_576
     """The size of one serialised event."""
     publish_queue_max: int = 100_000

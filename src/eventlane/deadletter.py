@@ -16,7 +16,14 @@ from eventlane.message import EVENT_TYPE, derived_id, headers_of
 from eventlane.outcome import LaneOnDead
 from eventlane.retry import Retry, text_of
 
-__all__ = ["HandlerTimeout", "attempts_after", "dead_letter", "fingerprint"]
+__all__ = [
+    "HandlerTimeout",
+    "ProcessDied",
+    "attempts_after",
+    "dead_letter",
+    "elapsed_ms",
+    "fingerprint",
+]
 
 _MESSAGE_BYTES_MAX = 4 * 1024
 _STACK_BYTES_MAX = 16 * 1024
@@ -29,6 +36,10 @@ class HandlerTimeout(TimeoutError):
     """A handler did not return within its `timeout_s`, and was cancelled."""
 
 
+class ProcessDied(Exception):
+    """A process died while nothing but this event ran in it."""
+
+
 def attempts_after(
     delivery: Context[Any],
     error: BaseException,
@@ -36,8 +47,9 @@ def attempts_after(
     started_ms: int,
     duration_s: float,
     delay_s: float,
+    extra_s: float = 0.0,
 ) -> Attempts:
-    """What is stored after a failed run that is to be tried again in `delay_s`."""
+    """What is stored after a failed run that is to be tried again in `delay_s` and `extra_s`."""
     before = None if delivery.trouble is None else delivery.trouble.attempts
     now_ms = started_ms + int(duration_s * 1000)
     planned_s = actual_s = 0.0
@@ -62,11 +74,20 @@ def attempts_after(
         offset=delivery.offset,
         count=delivery.attempt,
         # Rounded up: due is a floor, and a retry is never early.
-        due_ms=now_ms + -int(-delay_s * 1000 // 1),
+        due_ms=now_ms + -int(-(delay_s + extra_s) * 1000 // 1),
         first_failed_ms=before.first_failed_ms if before else now_ms,
         timeouts=(before.timeouts if before else 0) + isinstance(error, HandlerTimeout),
         history=history,
+        lane=delivery.lane,
+        # What was planned, however long it then takes: not a pause, an open breaker, a dry budget.
+        elapsed_ms=elapsed_ms(delivery, duration_s) + int(delay_s * 1000),
     )
+
+
+def elapsed_ms(delivery: Context[Any], duration_s: float) -> int:
+    """The time that counts since an event's first failure, at the end of a run that failed."""
+    before = None if delivery.trouble is None else delivery.trouble.attempts
+    return 0 if before is None else before.elapsed_ms + int(duration_s * 1000)
 
 
 def dead_letter(
@@ -76,6 +97,7 @@ def dead_letter(
     *,
     reason: str,
     disposition: Disposition,
+    crashes: int,
     on_dead: LaneOnDead,
     policy: Retry,
     app: str,
@@ -89,6 +111,7 @@ def dead_letter(
         last: What `attempts_after` gives for that run.
         reason: Why it is dead; the message of the letter.
         disposition: Which way it came to its end.
+        crashes: How many processes died of it.
         on_dead: What its lane does.
         policy: The retry policy that was in force.
         app: `App.name`.
@@ -110,6 +133,7 @@ def dead_letter(
         offset=delivery.offset,
         group=origin.group,
         handler=delivery.handler,
+        lane=delivery.lane,
         key=record.key,
         value=record.value,
         header_block=record.headers,
@@ -125,7 +149,7 @@ def dead_letter(
         fingerprint=fingerprint(origin.group, error),
         attempts=last.count,
         timeouts=last.timeouts,
-        crashes=0,
+        crashes=crashes,
         first_failed_ms=last.first_failed_ms,
         last_failed_ms=last.history[-1].started_ms + int(last.history[-1].duration_s * 1000),
         produced_ms=record.time_ms,
@@ -140,6 +164,7 @@ def dead_letter(
         trace_id=None if trace is None else trace.decode("ascii", "replace")[3:35],
         on_dead=on_dead if replayed is None else replayed.on_dead,
         replay_count=0 if replayed is None else replayed.replay_count + 1,
+        edited_from=None if replayed is None else replayed.edited_from,
     )
 
 
@@ -187,6 +212,8 @@ def _stage(error: BaseException) -> Stage:
         return error.stage
     if isinstance(error, HandlerTimeout):
         return "timeout"
+    if isinstance(error, ProcessDied):
+        return "crash"
     return "handle"
 
 

@@ -7,29 +7,38 @@
 - `settling.py` writes what became of deliveries: one settlement at a time, which takes all that has
   accumulated; at once if a lane waits for it, else after `Limits.settle_interval_s`.
 - `_sweep` cancels workers whose handler has timed out.
+- `listing.py` runs lists for batch handlers; `quarantine.py` runs alone what may have killed a
+  process; `advancing.py` lets the operators' operations go on.
 
-What may run is not decided here but in `lanes.py`, and what a failure means in `retry.py`.
+What may run is not decided here but in `lanes.py`, what a failure means in `retry.py`, and whether
+anything runs while something is out in `guard.py`.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from eventlane.batching import Lists, outcomes_of
+from eventlane.admission import Admission
+from eventlane.advancing import Advancer
+from eventlane.batching import Lists
 from eventlane.broker import Consumer
 from eventlane.clock import Clock, monotonic, sleep, yield_to_loop
 from eventlane.conclude import Concluder
 from eventlane.config import Limits
 from eventlane.errors import HandlerStuck, Undecodable
+from eventlane.feeding import Feeder
+from eventlane.guard import Guard
 from eventlane.handler import Context, Delivery, Origin, Serialise
 from eventlane.lanes import Lanes
+from eventlane.listing import ListRunner
+from eventlane.quarantine import LoneRunner, Quarantine
 from eventlane.routing import NO_ROUTE, Route, Routes
 from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
 from eventlane.settling import Settler
-from eventlane.subscription import GroupPlan, Subscription
+from eventlane.subscription import GroupPlan
 from eventlane.workers import Worker, Workers
 
 __all__ = ["Dispatcher"]
@@ -40,9 +49,6 @@ _TURN_S = 0.002
 """A worker whose handlers never wait lets the event loop turn after so long."""
 _SWEEP_S_MAX = 1.0
 """How often, at least, it is looked after timed-out handlers and said that the process lives."""
-_ROUTES_MAX = 1024
-"""Header blocks whose route is remembered, per partition: more only with headers of one's own."""
-_PARKED_PER_READ = 200
 
 
 class Dispatcher:
@@ -54,8 +60,11 @@ class Dispatcher:
         consumer: Consumer,
         *,
         routes: Routes,
+        guards: Mapping[str, Guard],
+        quarantine: Quarantine,
         app: str,
         app_version: str | None,
+        dlq_payload: bool,
         state: object,
         serialise: Serialise,
         ensure_topic: Callable[[str], Awaitable[None]],
@@ -75,19 +84,56 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._partitions: dict[tuple[str, int], Lanes] = {}
         self._ring: deque[Lanes] = deque()
-        """Partitions that workers take from, the current one first; empty while paused."""
-        self._hungry: set[Lanes] = set()
-        """Partitions that may have more to fetch."""
-        self._feeding = False
+        """Partitions that workers take from, the current one first; empty while there is a reason
+        to start nothing, or to start only some: see `_take_one`."""
         self._paused: str | None = None
         self._stopping = False
+        self._holds = 0
+        """How many want it to start nothing, so that something runs alone."""
+        self._lone: Delivery | None = None
+        """What runs alone, before it starts."""
+        self._is_alone = False
+        self._rested = asyncio.Event()
+        self._done_before = 0
+        """Events that were done in partitions that this process no longer owns."""
+        self._admission = Admission(
+            plan,
+            guards,
+            self._partitions,
+            moved=self._admission_moved,
+            note=self._note,
+            clock=clock,
+            limits=limits,
+        )
+        self._feeder = Feeder(consumer, self._partitions, limits, fed=self._note)
         self._workers = Workers(
             self._work, group=plan.name, count_max=plan.concurrency, failed=self._fail
         )
         self._growing = False
         """`_grow` is about to look whether one more worker is of use."""
         self._lists = Lists(self._workers.wake)
-        self._concluder = Concluder(plan, app=app, app_version=app_version, clock=clock)
+        self._concluder = Concluder(
+            plan,
+            app=app,
+            app_version=app_version,
+            dlq_payload=dlq_payload,
+            guard=self._admission.group,
+            guards=guards,
+            done_so_far=self._done_so_far,
+            pause=self._pause,
+            clock=clock,
+            limits=limits,
+        )
+        self._list_runner = ListRunner(
+            self._lists,
+            self._concluder,
+            routes.batch,
+            partitions=self._partitions,
+            route=routes.of,
+            may_run=self._may_run_list,
+            started=self._started,
+            note=self._note,
+        )
         self._settler = Settler(
             plan.name,
             consumer,
@@ -98,6 +144,19 @@ class Dispatcher:
             lost=self._lose,
             settled=self._after_settling,
         )
+        self._alone = LoneRunner(
+            plan.name,
+            self,
+            quarantine,
+            self._partitions,
+            crashes_max=limits.crashes_max,
+            routes=routes,
+            concluder=self._concluder,
+            note=self._note,
+            run=self._run_alone,
+            flush=self._settler.flush,
+        )
+        self._operations = Advancer(plan.name, consumer, clock, moved)
         timeouts_s = [each.timeout_s for each in plan.subscriptions if each.timeout_s]
         self._sweep_s = min([_SWEEP_S_MAX, *(each / 10 for each in timeouts_s)])
         self._failure: asyncio.Future[None] = self._loop.create_future()
@@ -115,6 +174,8 @@ class Dispatcher:
                 ("control", self._control()),
                 ("settle", self._settler.run()),
                 ("sweep", self._sweep()),
+                ("operations", self._operations.run()),
+                ("alone", self._alone.run()),
             )
         ]
         try:
@@ -130,7 +191,8 @@ class Dispatcher:
         """Let running handlers end, write what became of them, leave."""
         self._stopping = True
         self._fill_ring()
-        late, alive = await self._workers.stop(within_s=self._limits.drain_s)
+        self._admission.close()
+        alive = await self._workers.stop(within_s=self._limits.drain_s)
         if alive:
             self._consumer.abandon()
             for task in tasks:
@@ -140,29 +202,12 @@ class Dispatcher:
                 f"group {self.plan.name!r}: {alive} handlers ignore cancellation or run in threads "
                 "that do not end. Their partitions stay owned until this process exits: exit it."
             )
-        if late:
-            log.warning(
-                "group %s: %d handlers did not end within drain_s=%s and were cancelled; their "
-                "events will be handled again",
-                self.plan.name,
-                late,
-                self._limits.drain_s,
-            )
-        control, settle, sweep = tasks
-        control.cancel()
-        sweep.cancel()
-        await asyncio.gather(control, sweep, return_exceptions=True)
+        control, settle, *others = tasks
+        for task in (control, *others):
+            task.cancel()
+        await asyncio.gather(control, *others, return_exceptions=True)
         self._failure.cancel()
-        try:
-            async with asyncio.timeout(self._limits.drain_s):
-                await self._settler.finish()
-        except TimeoutError:
-            log.warning(
-                "group %s: what was handled last could not be written within drain_s=%s; those "
-                "events will be handled again",
-                self.plan.name,
-                self._limits.drain_s,
-            )
+        await self._settler.finish(within_s=self._limits.drain_s)
         # Not before: a settlement that is cancelled is lost, and a later one would pass it over.
         settle.cancel()
         await asyncio.gather(settle, return_exceptions=True)
@@ -171,21 +216,30 @@ class Dispatcher:
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, nothing is to be written, and nothing that may run is left."""
+        may_start = self._paused is None and self._admission.has_place
         return not (
             self._workers.in_flight
             or self._settler.is_writing
+            or self._alone.is_busy
             or any(
-                lanes.is_moving if self._paused is None else lanes.is_unwritten
+                lanes.is_moving if may_start else lanes.is_unwritten
                 for lanes in self._partitions.values()
             )
-            or (self._paused is None and self._has_work())
+            or (may_start and self._has_work())
         )
 
     @property
     def next_due_ms(self) -> int | None:
-        """When the next retry is due; None if none waits, or while the group is paused."""
-        due = [lanes.next_due_ms for lanes in self._partitions.values()]
-        return None if self._paused else min((ms for ms in due if ms is not None), default=None)
+        """When something happens by itself next; None if nothing does, or while it is paused."""
+        if self._paused is not None:
+            return None
+        partitions = self._partitions.values()
+        due: list[int | None] = [lanes.next_due_ms for lanes in partitions]
+        if not self._admission.has_place:
+            due = [self._admission.group.next_ms if self._has_any() else None]
+        due += self._admission.probes_ms()
+        due.append(self._operations.next_ms)
+        return min((ms for ms in due if ms is not None), default=None)
 
     @property
     def is_blocked(self) -> bool:
@@ -195,7 +249,8 @@ class Dispatcher:
     def beat(self) -> None:
         """Tell the broker that the event loop turns, and what this process has open."""
         held = sum(lanes.held for lanes in self._partitions.values())
-        self._consumer.beat(self._workers.in_flight, held)
+        blocked = [why for lanes in self._partitions.values() if (why := lanes.why_blocked)]
+        self._consumer.beat(self._workers.in_flight, held, blocked)
 
     async def _control(self) -> None:
         while True:
@@ -210,14 +265,13 @@ class Dispatcher:
                         self._lose(topic, partition)
                         commands = _elsewhere(commands, topic, partition)
                     case Appended(topic):
-                        self._hungry.update(
-                            each for each in self._partitions.values() if each.origin.topic == topic
-                        )
+                        self._feeder.grew(topic)
                     case Paused(reason):
                         self._pause(reason)
                     case Command():
                         commands.append(change)
             self._command(commands)
+            self._operations.go_on()
             self._workers.wake()
 
     def _command(self, commands: list[Command]) -> None:
@@ -240,10 +294,10 @@ class Dispatcher:
             now_ms=self._clock.now_ms(),
         )
         origin.lanes = lanes
-        origin.handler_of = partial(self._handler_of, change.topic)
+        origin.handler_of = partial(self._routes.handler_of, change.topic)
         self._partitions[change.topic, change.partition] = lanes
         self._fill_ring()
-        self._hungry.add(lanes)
+        self._feeder.hungry.add(lanes)
         self._note(lanes)
 
     def _lose(self, topic: str, partition: int) -> None:
@@ -252,7 +306,8 @@ class Dispatcher:
             return
         log.warning("group %s: lost %s[%d] to another process", self.plan.name, topic, partition)
         self._fill_ring()
-        self._hungry.discard(lanes)
+        self._feeder.hungry.discard(lanes)
+        self._done_before += lanes.done_so_far
         for worker in self._workers:
             running = worker.handling
             if isinstance(running, Context) and running.origin.lanes is lanes:
@@ -275,8 +330,13 @@ class Dispatcher:
     def _fill_ring(self) -> None:
         """Put into the ring what workers may take from."""
         self._ring.clear()
-        if self._paused is None and not self._stopping:
+        if self.may_start and self._admission.is_free:
             self._ring.extend(self._partitions.values())
+
+    @property
+    def may_start(self) -> bool:
+        """See `Stoppable.may_start`."""
+        return self._paused is None and not self._stopping and not self._holds
 
     def _take_elsewhere(self) -> Delivery | None:
         """The next delivery that may run of the other partitions."""
@@ -288,74 +348,49 @@ class Dispatcher:
                 return delivery
         return None
 
-    def _has_room(self, lanes: Lanes) -> bool:
-        return (
-            not lanes.span.untaken
-            and not lanes.stopped
-            and lanes.span.next_offset - lanes.span.watermark < self._limits.span_max
-        )
+    def _take_one(self, worker: Worker) -> Delivery | None:
+        """What may run while the ring is empty: what runs alone, or what the breaker admits."""
+        self._concluder.ended(worker)
+        if self._lone is not None and self._is_alone:
+            lone, self._lone = self._lone, None
+            return lone
+        if not self.may_start or not self._admission.has_place:
+            return None
+        for place in list(self._partitions):
+            # Round the partitions, so that each has its probe.
+            lanes = self._partitions[place] = self._partitions.pop(place)
+            delivery = lanes.take()
+            if delivery is not None:
+                self._admission.admit(worker)
+                return delivery
+        return None
+
+    def _admission_moved(self) -> None:
+        self._fill_ring()
+        self._workers.wake()
+        self._moved()
+
+    def _done_so_far(self) -> int:
+        return self._done_before + sum(each.done_so_far for each in self._partitions.values())
 
     def _has_work(self) -> bool:
         return bool(
             self._lists.holds_any
-            or any(self._has_room(each) for each in self._hungry)
-            or any(
-                each.ready or each.to_load or (each.span.untaken and not each.blocked)
-                for each in self._ring
-            )
+            or self._feeder.has_work
+            or any(each.has_untaken for each in self._partitions.values())
         )
 
-    async def _feed(self) -> bool:
-        """Fetch what there is room for; whether there is something new to take."""
-        if self._feeding:
-            return False
-        self._feeding = True
-        fed = False
-        try:
-            for lanes in list(self._ring):
-                topic, partition = lanes.origin.topic, lanes.origin.partition
-                while lanes.to_load:
-                    lane = lanes.to_load.pop()
-                    key = lane.key if isinstance(lane.key, bytes) else None
-                    rows = await self._consumer.fetch_parked(
-                        topic, partition, key, lane.read_to, _PARKED_PER_READ
-                    )
-                    lanes.supply(lane, rows)
-                    self._settler.note(lanes)  # a stored retry among them has its due time
-                    fed = True
-                if lanes in self._hungry and self._has_room(lanes):
-                    batch = await self._consumer.fetch(
-                        topic, partition, lanes.span.next_offset, self._limits.fetch_events_max
-                    )
-                    if batch.records:
-                        lanes.add(batch)
-                        self._settler.note(lanes)  # the same
-                        fed = True
-                    else:
-                        self._hungry.discard(lanes)
-        finally:
-            self._feeding = False
-        return fed
-
-    def _route(self, origin: Origin, header_block: bytes) -> Route:
-        """What handles events with such headers; found once per header block."""
-        known: dict[bytes, Route] = origin.routes
-        route = known.get(header_block)
-        if route is None:
-            if len(known) >= _ROUTES_MAX:
-                known.clear()
-            route = known[header_block] = self._routes.find(origin.topic, header_block)
-        return route
-
-    def _handler_of(self, topic: str, header_block: bytes) -> str:
-        subscription = self._routes.find(topic, header_block).subscription
-        return "" if subscription is None else subscription.name
+    def _has_any(self) -> bool:
+        """Whether anything at all waits to run."""
+        return self._has_work() or any(
+            lanes.is_moving or lanes.next_due_ms is not None for lanes in self._partitions.values()
+        )
 
     # One long function on purpose: each call that is put into a function of its own costs the
     # hot loop about 60 ns of some 900 for an event (benchmarks, consume_async).
     async def _work(self, worker: Worker) -> None:  # noqa: C901, PLR0915  # see above
         """Handle deliveries, one after the other, until there is nothing to do for ever."""
-        ring, settler = self._ring, self._settler
+        ring, settler, concluder = self._ring, self._settler, self._concluder
         context, clean = worker.context, self._workers.clean
         origin: Origin | None = None
         block, route = b"", NO_ROUTE
@@ -368,35 +403,35 @@ class Dispatcher:
                 await yield_to_loop()
                 await settler.catch_up()
                 turn_ends = monotonic() + _TURN_S
-            delivery = (ring[0].take() or self._take_elsewhere()) if ring else None
-            if delivery is None:
-                may_start = self._paused is None and not self._stopping
-                if may_start and self._lists.ready:
-                    await self._run_list(worker, *self._lists.ready.popleft())
-                elif may_start and (await self._feed() or self._lists.close_those_at_rest()):
+            taken = (ring[0].take() or self._take_elsewhere()) if ring else self._take_one(worker)
+            if taken is None:
+                may_start = self.may_start and self._admission.has_place
+                if self._lists.ready and (may_start or self._is_alone):
+                    await self._list_runner.run(worker, *self._lists.ready.popleft())
+                elif may_start and (await self._feeder.feed() or self._lists.close_those_at_rest()):
                     continue
                 elif not await self._sleep(worker):
                     return None
                 if context != clean:
+                    self._concluder.ended(worker)
                     return self._workers.retire(worker)
                 continue
 
-            record = delivery.record
+            delivery, record = taken, taken.record
             if record.headers != block or delivery.origin is not origin:
                 origin, block = delivery.origin, record.headers
                 lanes = origin.lanes
-                route = self._route(origin, block)
+                route = self._routes.of(origin, block)
                 call, decode = route.call, route.decode
                 is_direct, timeout_s = route.direct, route.timeout_s
             value = record.value
-            if (value is None or not is_direct) and not self._runs_here(route, delivery):
+            if (value is None or not is_direct) and not self._runs_here(worker, route, delivery):
                 continue
 
             started = monotonic()
             worker.handling = delivery
             if not self._growing:
-                self._growing = True
-                self._loop.call_soon(self._grow)
+                self._started()
             if timeout_s:
                 worker.subscription = route.subscription
                 worker.deadline = started + timeout_s
@@ -410,22 +445,24 @@ class Dispatcher:
             except asyncio.CancelledError as error:
                 if self._stopping:
                     raise
-                self._failed(delivery, route.subscription, worker.why_cancelled(error), started)
+                why = worker.why_cancelled(error)
+                concluder.failed(worker, delivery, route.subscription, why, started)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # no handler may end the process, or its group
-                self._failed(delivery, route.subscription, error, started)
+                concluder.failed(worker, delivery, route.subscription, error, started)
             else:
                 if outcome is None:
                     lanes.done(delivery)
                 else:
-                    self._returned(delivery, route.subscription, outcome, started)
+                    concluder.returned(worker, delivery, route.subscription, outcome, started)
             worker.handling = None
             if timeout_s:
                 worker.ended()
-            if settler.timer is None or lanes.urgent:
+            if settler.timer is None or lanes.ledger.urgent:
                 self._note(lanes)
             if context != clean:
+                concluder.ended(worker)
                 return self._workers.retire(worker)
 
     def _cannot_decode(
@@ -433,31 +470,36 @@ class Dispatcher:
     ) -> None:
         worker.handling = None
         worker.ended()
+        for guard in route.guards:
+            guard.withdraw(guard.breaker.trips)
         try:
             route.decode_in_words(delivery.record.value or b"")
         except Undecodable as in_words:
             error = in_words
-        self._failed(delivery, route.subscription, error, monotonic())
+        self._concluder.failed(worker, delivery, route.subscription, error, monotonic())
         self._note(delivery.origin.lanes)
 
-    def _runs_here(self, route: Route, delivery: Delivery) -> bool:
-        """Skip it, put it into a list, or say that it runs here after all."""
+    def _runs_here(self, worker: Worker, route: Route, delivery: Delivery) -> bool:
+        """Skip it, put it into a list, let it wait, or say that it runs here after all."""
         subscription = route.subscription
+        lanes: Lanes = delivery.origin.lanes
         if subscription is None or (
             delivery.record.value is None and not subscription.takes_tombstones
         ):
-            delivery.origin.lanes.skip(delivery)
-            self._note(delivery.origin.lanes)
+            self._admission.withdraw(worker)
+            lanes.skip(delivery)
+            self._note(lanes)
             return False
-        if route.direct:
-            return True
+        if subscription.batch is None:
+            return self._admission.let_through(worker, route.guards, [delivery])
+        self._admission.withdraw(worker)
         started = monotonic()
         try:
             if delivery.record.value is not None:
                 delivery.event = route.decode_in_words(delivery.record.value)
         except Undecodable as error:
-            self._failed(delivery, subscription, error, started)
-            self._note(delivery.origin.lanes)
+            self._concluder.failed(worker, delivery, subscription, error, started)
+            self._note(lanes)
         else:
             self._lists.add(subscription, delivery)
         return False
@@ -465,99 +507,72 @@ class Dispatcher:
     async def _sleep(self, worker: Worker) -> bool:
         """Nothing is to be done now: sleep until woken; False if the worker is to end."""
         for lanes in self._partitions.values():
-            if lanes.urgent:  # taking parks what waits behind a dead letter, and no run notes it
-                self._settler.note(lanes)
+            # Taking parks what waits behind a dead letter, and no run notes it.
+            if lanes.ledger.urgent or lanes.lone:
+                self._note(lanes)
+        self._rested.set()
         self._moved()
         return await self._workers.sleep(worker)
+
+    def _started(self) -> None:
+        """A handler is about to be entered."""
+        if not self._growing:
+            self._growing = True
+            self._loop.call_soon(self._grow)
+
+    def _may_run_list(self, worker: Worker, route: Route, deliveries: Sequence[Delivery]) -> bool:
+        if not self._admission.is_free and not self._is_alone:
+            self._admission.admit(worker)
+        return self._admission.let_through(worker, route.guards, deliveries)
 
     def _grow(self) -> None:
         """A handler was entered before this turn: one more worker may be of use."""
         self._growing = False
-        if self._paused is None and self._has_work():
+        if self.may_start and self._admission.has_place and self._has_work():
             self._workers.wake()
 
-    def _failed(
-        self,
-        delivery: Delivery,
-        subscription: Subscription | None,
-        error: BaseException,
-        started: float,
-    ) -> None:
-        assert subscription is not None, "only what has a handler runs"
-        duration_s = monotonic() - started
-        reason = self._concluder.failed(delivery, subscription, error, duration_s)
-        if reason is not None:
-            self._pause(reason)
+    # --- what runs alone --------------------------------------------------------------------
 
-    def _returned(
-        self,
-        delivery: Delivery,
-        subscription: Subscription | None,
-        outcome: object,
-        started: float,
-    ) -> None:
-        assert subscription is not None, "only what has a handler runs"
-        duration_s = monotonic() - started
-        reason = self._concluder.returned(delivery, subscription, outcome, duration_s)
-        if reason is not None:
-            self._pause(reason)
+    def hold(self) -> None:
+        """See `Stoppable.hold`."""
+        self._holds += 1
+        self._fill_ring()
 
-    async def _run_list(
-        self, worker: Worker, subscription: Subscription, deliveries: list[Delivery]
-    ) -> None:
-        if not deliveries:  # its partition was lost meanwhile
-            return
-        worker.handling, worker.subscription = deliveries, subscription
-        if not self._growing:
-            self._growing = True
-            self._loop.call_soon(self._grow)
-        started = monotonic()
-        if subscription.timeout_s:
-            worker.deadline = started + subscription.timeout_s
+    def unhold(self) -> None:
+        """See `Stoppable.unhold`."""
+        self._holds -= 1
+        self._fill_ring()
+        self._workers.wake()
+
+    async def _run_alone(self, delivery: Delivery) -> None:
+        """Run it, with nothing beside it: the group is held, and at rest."""
+        self._lone, self._is_alone = delivery, True
+        self._workers.wake()
         try:
-            outcomes: Any = await self._routes.batch[subscription.name](
-                [each.event for each in deliveries], deliveries
-            )
-        except asyncio.CancelledError as error:
-            if self._stopping:
-                raise
-            self._list_failed(deliveries, subscription, worker.why_cancelled(error), started)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            self._list_failed(deliveries, subscription, error, started)
-        else:
-            given = outcomes_of(outcomes, len(deliveries))
-            for delivery, outcome in zip(deliveries, given, strict=True):
-                self._returned(delivery, subscription, outcome, started)
+            await self.rest()
         finally:
-            worker.handling = None
-            worker.ended()
-        for lanes in {id(each.origin): each.origin.lanes for each in deliveries}.values():
-            self._note(lanes)
+            self._is_alone = False
 
-    def _list_failed(
-        self,
-        deliveries: list[Delivery],
-        subscription: Subscription,
-        error: BaseException,
-        started: float,
-    ) -> None:
-        if len(deliveries) == 1:
-            self._failed(deliveries[0], subscription, error, started)
-            return
-        # What was lost while the list ran is another process's to handle now.
-        owned = [each for each in deliveries if each.origin.lanes in self._partitions.values()]
-        self._lists.one_by_one(subscription, owned)
+    async def rest(self) -> None:
+        """See `Stoppable.rest`."""
+        while self._workers.in_flight or self._lone is not None:
+            self._rested.clear()
+            await self._rested.wait()
 
     def _note(self, lanes: Lanes) -> None:
         """See to it that outcomes are written, retries start, and workers look."""
         self._settler.note(lanes)
-        if lanes.ready or lanes.to_load:
+        if lanes.lone:
+            self._alone.go_on()
+        if lanes.ready or lanes.to_load or lanes.wants_due:
             self._workers.wake()
 
     def _after_settling(self) -> None:
         self._moved()
+        if any(lanes.lone for lanes in self._partitions.values()):
+            self._alone.go_on()
+        if self._operations.next_ms is None:
+            self._operations.go_on()
         self._workers.wake()
 
     async def _sweep(self) -> None:
@@ -565,24 +580,9 @@ class Dispatcher:
         while True:
             await sleep(self._sweep_s)
             self.beat()
-            now_s = monotonic()
-            for worker in self._workers:
-                if worker.deadline and now_s > worker.deadline:
-                    self._time_out(worker, now_s)
-
-    def _time_out(self, worker: Worker, now_s: float) -> None:
-        subscription = worker.subscription
-        assert subscription is not None
-        if now_s > worker.deadline + self._limits.stuck_s:
-            self._fail(
-                HandlerStuck(
-                    f"handler {subscription.name} still runs {self._limits.stuck_s} s after its "
-                    f"timeout_s={subscription.timeout_s}. Its lane stays closed until this process "
-                    "exits: exit it, and mend the handler."
-                )
-            )
-        if subscription.is_async:
-            worker.time_out()
+            stuck = self._workers.time_out(monotonic(), self._limits.stuck_s)
+            if stuck is not None:
+                self._fail(stuck)
 
     def _fail(self, error: BaseException) -> None:
         """End handling with an error."""

@@ -41,6 +41,10 @@ class Attempts(msgspec.Struct, frozen=True):
     timeouts: int
     history: tuple[Attempt, ...]
     """The first 3 and the last 7."""
+    lane: bytes | int = -1
+    """What its lane is found by: its key, or its offset where it has none."""
+    elapsed_ms: int = 0
+    """Time since the first failure that counts: under way, or waiting as was planned."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +59,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     group: str
     handler: str
+    lane: bytes | int
+    """What its lane is found by: its key, or its offset where it is a lane of its own."""
     key: bytes | None
     value: bytes | None
     """The serialised event, byte for byte."""
@@ -97,6 +103,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     replay_count: int = 0
     parked_followers: int = 0
     """How many events of its lane wait behind it, when it was read."""
+    edited_from: UUID | None = None
+    """The letter of which this one is an edited child."""
 
     @property
     def blocks_lane(self) -> bool:

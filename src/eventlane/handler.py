@@ -10,12 +10,13 @@ lane are the same thing, and the hot loop makes one object per event.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 from uuid import UUID
 
 import msgspec
 
 from eventlane.config import checked_options, number
+from eventlane.errors import ConfigError
 from eventlane.event import Key
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import (
@@ -79,12 +80,22 @@ class Trouble(msgspec.Struct):
     """The dead letter that this delivery replays."""
     command: int | None = None
     """The operator's command that asked for the replay."""
+    operation: int | None = None
+    """... and the operation of which that is a part."""
     late: bool = False
+    not_before_ms: int = 0
+    """For a run that was not charged: when it may be tried again."""
+    uncharged: int = 0
+    """How many such runs there were."""
+    ends: int = 0
+    """At so many unclean ends of a process it was in flight; from 2 on it runs alone."""
 
     @property
     def due_ms(self) -> int:
         """Not before this wall time."""
-        return 0 if self.attempts is None else self.attempts.due_ms
+        if self.attempts is None:
+            return self.not_before_ms
+        return max(self.attempts.due_ms, self.not_before_ms)
 
 
 class Context(msgspec.Struct, Generic[State], gc=False):
@@ -94,8 +105,8 @@ class Context(msgspec.Struct, Generic[State], gc=False):
     # refers to does not refer back.
 
     origin: Origin
-    lane: object
-    """What the delivery's lane is found by: its key, or its offset where it has none."""
+    lane: bytes | int
+    """What its lane is found by: its key; its offset where it has none; -1 for a partition."""
     offset: int
     record: Record
     chunk: Any = None
@@ -148,6 +159,15 @@ class Context(msgspec.Struct, Generic[State], gc=False):
     def late(self) -> bool:
         """It runs after later events of its lane: a replay of a letter that let its lane go on."""
         return self.trouble is not None and self.trouble.late
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """Offsets of earlier events of its lane that were passed over, dead or archived.
+
+        The last hundred at most, ascending; empty is the rule.
+        """
+        passed: tuple[int, ...] = self.origin.lanes.directory.gaps.get(self.lane, ())
+        return tuple(offset for offset in passed if offset < self.offset)
 
     @property
     def state(self) -> State:
@@ -219,13 +239,21 @@ def compose(middleware: Sequence[Middleware], handler: Handler) -> Handler:
 @checked_options
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Hand a handler several events at once: a list with at most one event of each lane."""
+    """Hand a handler several events at once, in a list.
+
+    With `lanes="apart"` a list has at most one event of each lane, so that one that fails never
+    lets a later one of its lane run. With `lanes="together"` it may have several, in their order:
+    if one fails, the later ones of its lane in the list are handled again after it, done or not.
+    """
 
     size: int
     """Events in a list, at most."""
     linger_s: float = 0.0
     """How long the first event of a list may wait for more."""
+    lanes: Literal["apart", "together"] = "apart"
 
     def __post_init__(self) -> None:
         number("Batch(size", self.size, least=1, whole=True)
         number("Batch(linger_s", self.linger_s, least=0)
+        if self.lanes not in ("apart", "together"):
+            raise ConfigError(f"Batch(lanes={self.lanes!r}): expected 'apart' or 'together'.")

@@ -13,11 +13,13 @@ from eventlane.clock import Clock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError
+from eventlane.guard import guard_of
 from eventlane.handler import Middleware, Serialise
+from eventlane.quarantine import Quarantine
 from eventlane.routing import routes_of
 from eventlane.serde import Codecs
 from eventlane.settlement import GroupSpec
-from eventlane.subscription import GroupPlan
+from eventlane.subscription import GroupPlan, dependencies_of
 
 __all__ = ["handling"]
 
@@ -29,6 +31,7 @@ async def handling(
     *,
     app: str,
     app_version: str | None,
+    dlq_payload: bool,
     lifespan: Callable[[], AbstractAsyncContextManager[Any]],
     codecs: Codecs,
     middleware: Sequence[Middleware],
@@ -46,8 +49,17 @@ async def handling(
         )
         # Not waited for: a thread that is left by then is stuck, and the dispatcher has said so.
         stack.callback(threads.shutdown, wait=False)
+        dependencies = dependencies_of([each for plan in plans for each in plan.subscriptions])
+        concurrency = max(plan.concurrency for plan in plans)
+        guards = {
+            name: guard_of(dependency, concurrency=concurrency, clock=clock)
+            for name, dependency in dependencies.items()
+        }
+        for guard in guards.values():
+            stack.callback(guard.close)
         routes = [
-            routes_of(plan, codecs=codecs, middleware=middleware, threads=threads) for plan in plans
+            routes_of(plan, codecs=codecs, middleware=middleware, threads=threads, guards=guards)
+            for plan in plans
         ]
         entered = lifespan()
         if not isinstance(entered, AbstractAsyncContextManager):
@@ -57,13 +69,17 @@ async def handling(
             )
         state = await stack.enter_async_context(entered)
         consumers = await _join_all(broker, plans, app)
+        quarantine = Quarantine()
         dispatchers = [
             Dispatcher(
                 plan,
                 consumer,
                 routes=called,
+                guards=guards,
+                quarantine=quarantine,
                 app=app,
                 app_version=app_version,
+                dlq_payload=dlq_payload,
                 state=state,
                 serialise=serialise,
                 ensure_topic=ensure_topic,
@@ -73,6 +89,7 @@ async def handling(
             )
             for plan, consumer, called in zip(plans, consumers, routes, strict=True)
         ]
+        quarantine.groups += dispatchers
         async with cancelling_group() as tasks:
             running = [
                 tasks.create_task(each.run(), name=f"eventlane {each.plan.name}")

@@ -12,7 +12,7 @@ from eventlane.config import checked_options, number
 from eventlane.errors import ConfigError, Undecodable
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 
-__all__ = ["Errors", "Retry", "Rule", "decide", "in_force", "text_of"]
+__all__ = ["Errors", "Retry", "Rule", "decide", "in_force", "matches", "text_of"]
 
 
 _DEFAULT = " A delay is in seconds; leave the option out for its default."
@@ -107,13 +107,14 @@ def _several(errors: Errors) -> tuple[type[BaseException], ...]:
     return errors if isinstance(errors, tuple) else (errors,)
 
 
-def _matches(error: BaseException, errors: Errors) -> bool:
+def matches(error: BaseException, errors: Errors) -> bool:
+    """Whether an error is one of these; a group of errors is what all its leaves are."""
     if isinstance(error, errors):
         return True
     if not isinstance(error, BaseExceptionGroup):
         return False
     group = cast("BaseExceptionGroup[BaseException]", error)
-    return all(_matches(leaf, errors) for leaf in group.exceptions)
+    return all(matches(leaf, errors) for leaf in group.exceptions)
 
 
 def text_of(error: BaseException) -> str:
@@ -127,7 +128,7 @@ def text_of(error: BaseException) -> str:
 def in_force(error: BaseException, policy: Retry) -> tuple[Retry, Outcome | None]:
     """The policy that holds for an error, and what a rule answers to it in place of a retry."""
     for errors, answer in policy.rules:
-        if _matches(error, errors):
+        if matches(error, errors):
             return (answer, None) if isinstance(answer, Retry) else (policy, answer)
     if isinstance(error, Undecodable):
         return policy, Dead()

@@ -8,14 +8,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from eventlane.breaker import Dependency
 from eventlane.errors import ConfigError, Undecodable
-from eventlane.handler import Context, Delivery, Middleware, compose
+from eventlane.guard import Guard
+from eventlane.handler import Context, Delivery, Middleware, Origin, compose
 from eventlane.message import EVENT_TYPE, decode_headers
 from eventlane.outcome import Outcome
 from eventlane.serde import Codecs
 from eventlane.subscription import GroupPlan, Subscription
 
 __all__ = ["NO_ROUTE", "Route", "Routes", "routes_of"]
+
+
+_ROUTES_MAX = 1024
+"""Header blocks whose route is remembered, per partition: more only with headers of one's own."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -30,7 +36,9 @@ class Route(msgspec.Struct, frozen=True):
     subscription: Subscription | None
     """None: such events are skipped."""
     direct: bool
-    """Handled one by one."""
+    """Handled one by one, whatever may be out."""
+    guards: tuple[Guard, ...]
+    """Of the dependencies that it names."""
     timeout_s: float
     """0 for none."""
 
@@ -39,7 +47,7 @@ async def _not_called(*_: Any) -> None:
     raise AssertionError("an event that is to be skipped was handled")
 
 
-NO_ROUTE = Route(_not_called, bytes, bytes, None, direct=False, timeout_s=0.0)
+NO_ROUTE = Route(_not_called, bytes, bytes, None, direct=False, guards=(), timeout_s=0.0)
 
 
 class Routes(NamedTuple):
@@ -50,6 +58,21 @@ class Routes(NamedTuple):
     """By topic and name of the event type."""
     batch: Mapping[str, Callable[..., Any]]
     """Batch handlers by the name of their subscription: (events, contexts) -> awaitable."""
+
+    def of(self, origin: Origin, header_block: bytes) -> Route:
+        """What handles events with such headers; found once per partition and header block."""
+        known: dict[bytes, Route] = origin.routes
+        route = known.get(header_block)
+        if route is None:
+            if len(known) >= _ROUTES_MAX:
+                known.clear()
+            route = known[header_block] = self.find(origin.topic, header_block)
+        return route
+
+    def handler_of(self, topic: str, header_block: bytes) -> str:
+        """The name of the handler; empty where there is none."""
+        subscription = self.find(topic, header_block).subscription
+        return "" if subscription is None else subscription.name
 
     def find(self, topic: str, header_block: bytes) -> Route:
         """What handles messages with such headers; `NO_ROUTE` if nothing in this group does.
@@ -78,7 +101,7 @@ class Routes(NamedTuple):
             raise Undecodable(reason, stage="decode")
 
         some = next(iter(self.by_type.values())).subscription
-        return Route(fail, bytes, bytes, some, direct=True, timeout_s=0.0)
+        return Route(fail, bytes, bytes, some, direct=True, guards=(), timeout_s=0.0)
 
 
 def routes_of(
@@ -87,6 +110,7 @@ def routes_of(
     codecs: Codecs,
     middleware: Sequence[Middleware],
     threads: Executor,
+    guards: Mapping[str, Guard],
 ) -> Routes:
     """Build what a group calls, once.
 
@@ -98,6 +122,7 @@ def routes_of(
     for subscription in plan.subscriptions:
         function = subscription.function
         call = function if subscription.is_async else _on_threads(function, threads)
+        own = tuple(guards[dependency.name] for dependency in subscription.dependencies)
         if subscription.batch is not None:
             if middleware:
                 raise ConfigError(
@@ -107,6 +132,10 @@ def routes_of(
             batch[subscription.name] = call
         if middleware:
             call = _wrapped(middleware, call)
+        if own:
+            call = _watched(call, subscription.dependencies, own)
+            if subscription.batch is not None:
+                batch[subscription.name] = call
         for kind in subscription.event_types:
             codec = codecs.of(kind)
             by_type[subscription.topic or kind.topic.name, kind.name] = Route(
@@ -114,10 +143,34 @@ def routes_of(
                 codec.raw_decoder(kind.cls),
                 codec.decoder(kind.cls),
                 subscription,
-                direct=subscription.batch is None,
+                direct=subscription.batch is None and not own,
+                guards=own,
                 timeout_s=subscription.timeout_s or 0.0,
             )
     return Routes(plan.name, by_type, batch)
+
+
+def _watched(
+    call: Callable[..., Any], dependencies: Sequence[Dependency], guards: Sequence[Guard]
+) -> Callable[..., Any]:
+    """Tell the breakers of dependencies how a run ended that they have admitted."""
+
+    async def watched(event: Any, context: Any) -> Any:
+        runs = [guard.breaker.trips for guard in guards]
+        try:
+            outcome = await call(event, context)
+        except BaseException as error:
+            for dependency, guard, run in zip(dependencies, guards, runs, strict=True):
+                if dependency.matches(error):
+                    guard.failed(run, error)
+                else:
+                    guard.gave_up(run)
+            raise
+        for guard, run in zip(guards, runs, strict=True):
+            guard.succeeded(run)
+        return outcome
+
+    return watched
 
 
 def _wrapped(middleware: Sequence[Middleware], call: Callable[..., Any]) -> Callable[..., Any]:

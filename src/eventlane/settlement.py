@@ -19,8 +19,10 @@ __all__ = [
     "LaneState",
     "LetterChange",
     "Lost",
+    "Parked",
     "Paused",
     "Settlement",
+    "Suspects",
 ]
 
 
@@ -45,15 +47,42 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaneState(msgspec.Struct, frozen=True):
-    """A lane that is not free, as it was stored."""
+    """A lane of which something is stored: events parked, dead letters that close it, gaps."""
 
-    key: bytes | None
-    parked: int
+    lane: bytes | int
+    """Its key; the offset, where an event is a lane of its own."""
+    parked: int = 0
     """Events in the parking store."""
-    blockers: tuple[int, ...]
+    head: int = 0
+    """No parked event has a lower offset; of no meaning where none is parked."""
+    due_ms: int | None = 0
+    """When the first of them may run; None while a dead letter closes the lane."""
+    blockers: tuple[int, ...] = ()
     """Offsets of the dead letters that keep it closed."""
     stops: bool = False
     """One of them was made under `stop`: the partition takes no new events."""
+    gaps: tuple[int, ...] = ()
+    """Offsets that the lane passed over, dead or archived: the last ones, ascending."""
+    operation: int | None = None
+    """The replay that released what is parked; its outcomes count there."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether new events of the lane may run at once."""
+        return not (self.parked or self.blockers)
+
+
+class Parked(NamedTuple):
+    """An event out of the parking store."""
+
+    offset: int
+    record: Record
+    attempts: Attempts | None
+
+
+Suspects = Sequence[tuple[int, int, int]]
+"""What may have killed its process: [start, stop) of offsets that were in flight at so many unclean
+ends. From the second on they run alone: see `suspects.py`."""
 
 
 class Acquired(msgspec.Struct, frozen=True):
@@ -67,8 +96,13 @@ class Acquired(msgspec.Struct, frozen=True):
     settled: tuple[tuple[int, int], ...]
     """Offsets above the watermark that have one, as [start, stop) runs."""
     attempts: tuple[Attempts, ...]
+    """Of the events above the watermark; those of parked events and replays come with them."""
     lanes: tuple[LaneState, ...]
+    """At most `Limits.parked_lanes_max`: those that are due first, then the closed ones."""
     commands: tuple["Command", ...]
+    suspects: tuple[tuple[int, int, int], ...] = ()
+    has_more_lanes: bool = False
+    """There are more lanes: what is not among these is asked for."""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -93,6 +127,11 @@ class Command(msgspec.Struct, frozen=True):
     id: int
     kind: Literal["replay", "open"]
     letter: DeadLetter
+    operation: int | None = None
+    attempts: Attempts | None = None
+    """Of the replay, where it has failed already."""
+    lane: LaneState | None = None
+    """What is stored of the letter's lane."""
 
 
 class Paused(msgspec.Struct, frozen=True):
@@ -109,11 +148,13 @@ class LetterChange(msgspec.Struct, frozen=True):
 
     id: UUID
     offset: int
+    lane: bytes | int
     state: LetterState
     """`resolved`, or `open` again."""
-    outcome: Literal["done", "skipped", "dead"]
+    outcome: Literal["done", "skipped", "dead", "returned"]
+    """`returned`: it did not run, since an earlier one of its lane failed."""
     failed: DeadLetter | None = None
-    """Where it is `open` again: the letter with what the replay added."""
+    """Where it died again: the letter with what the replay added."""
 
 
 class Settlement(msgspec.Struct, kw_only=True):
@@ -135,14 +176,24 @@ class Settlement(msgspec.Struct, kw_only=True):
     """Written over what was stored for the same offset."""
     cleared: Sequence[int] = ()
     """Offsets whose attempts are over."""
-    parked: Sequence[tuple[int, Record]] = ()
-    unparked: Sequence[int] = ()
-    """Offsets that leave the parking store; they are among done, skipped or dead."""
+    parked: Sequence[tuple[bytes | int, int, Record]] = ()
+    """(lane, offset, record): in the order of the log within each lane."""
+    unparked: int = 0
+    """How many events left the parking store; they are among done, skipped or dead."""
+    lanes: Sequence[LaneState] = ()
+    """Lanes that have changed, as they are now: their row is replaced; a free one without gaps has
+    none. Parked events below `head` are over."""
     dead: Sequence[DeadLetter] = ()
     letters: Sequence[LetterChange] = ()
     commands: Sequence[int] = ()
     """Ids of commands that are carried out."""
+    released: Sequence[tuple[int, bool]] = ()
+    """(operation, died): what became of events that a replay released."""
     published: Sequence[tuple[str, Sequence[Record]]] = ()
-    """What the handlers published: (topic, records)."""
+    """What the handlers published, and what dead letters say of themselves: (topic, records)."""
     pause: str | None = None
     """Pause the group, for this reason."""
+    suspects: Suspects | None = None
+    """Those that are left; None: as before."""
+    alone: int | None = None
+    """The only event that runs from now on, until the next settlement."""

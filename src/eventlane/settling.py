@@ -61,9 +61,9 @@ class Settler:
 
     def note(self, lanes: Lanes) -> None:
         """See to it that the outcomes of a partition are written, and its retries woken."""
-        if lanes.urgent or lanes.unsettled >= self._limits.settle_events_max:
+        if lanes.ledger.urgent or lanes.ledger.unsettled >= self._limits.settle_events_max:
             self._now.set()
-        elif self.timer is None and lanes.unsettled:
+        elif self.timer is None and lanes.ledger.unsettled:
             self.timer = self._loop.call_later(self._limits.settle_interval_s, self._now.set)
         due_ms = lanes.next_due_ms
         if due_ms is not None and (self._due_timer is None or due_ms < self._due_ms):
@@ -75,7 +75,7 @@ class Settler:
 
     async def catch_up(self) -> None:
         """Wait while more outcomes than `Limits.settle_events_max` are not written."""
-        unsettled = sum(lanes.unsettled for lanes in self._partitions.values())
+        unsettled = sum(lanes.ledger.unsettled for lanes in self._partitions.values())
         if unsettled >= self._limits.settle_events_max:
             self._now.set()
             if self.is_writing:
@@ -88,13 +88,31 @@ class Settler:
             await self._now.wait()
             await self._settle_once()
 
-    async def finish(self) -> None:
+    async def flush(self) -> None:
+        """Write all that has become of deliveries until now."""
+        await self._settle_once()
+
+    async def finish(self, *, within_s: float) -> None:
         """Write what is left; to be called when nothing runs any more."""
         if self._due_timer is not None:
             self._due_timer.cancel()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._finish()
+        except TimeoutError:
+            log.warning(
+                "group %s: what was handled last could not be written within drain_s=%s; those "
+                "events will be handled again",
+                self._group,
+                within_s,
+            )
+
+    async def _finish(self) -> None:
         while not self._is_broken and (
             self.is_writing
-            or any(lanes.urgent or lanes.unsettled for lanes in self._partitions.values())
+            or any(
+                lanes.ledger.urgent or lanes.ledger.unsettled for lanes in self._partitions.values()
+            )
         ):
             await self._settle_once()
 

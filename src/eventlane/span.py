@@ -7,17 +7,30 @@ of settled offsets are found at the speed of C.
 import re
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eventlane.message import Record
 from eventlane.settlement import Batch
 
-__all__ = ["EARLY", "OPEN", "SETTLED", "Chunk", "Span"]
+__all__ = ["EARLY", "OPEN", "SETTLED", "SUSPECT", "Chunk", "Span", "runs_of"]
 
-OPEN, SETTLED, EARLY = 0, 1, 2
-"""An event's flag; EARLY: taken ahead of its turn (a stored retry), no outcome."""
+OPEN, SETTLED, EARLY, SUSPECT = 0, 1, 2, 3
+"""An event's flag; EARLY: taken ahead of its turn (a stored retry), no outcome; SUSPECT: not taken,
+and it may have killed its process."""
 
 _SETTLED_RUN = re.compile(b"\x01+")
+
+
+def runs_of(ends_of: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """Offsets with a number each, as [start, stop) runs of one number."""
+    runs: list[tuple[int, int, int]] = []
+    for offset in sorted(ends_of):
+        ends = ends_of[offset]
+        if runs and runs[-1][1] == offset and runs[-1][2] == ends:
+            runs[-1] = (runs[-1][0], offset + 1, ends)
+        else:
+            runs.append((offset, offset + 1, ends))
+    return runs
 
 
 class Chunk:
@@ -36,8 +49,8 @@ class Chunk:
 
     def first_open(self) -> int:
         """Index of the first event without an outcome; -1 if all have one."""
-        first, early = self.flags.find(OPEN), self.flags.find(EARLY)
-        return first if early < 0 else early if first < 0 else min(first, early)
+        places = [at for flag in (OPEN, EARLY, SUSPECT) if (at := self.flags.find(flag)) >= 0]
+        return min(places, default=-1)
 
 
 class Span:
@@ -45,6 +58,8 @@ class Span:
 
     def __init__(self, watermark: int, settled: Sequence[tuple[int, int]]) -> None:
         """`settled` are the offsets above the watermark with an outcome, as [start, stop) runs."""
+        self.first = watermark
+        """The watermark at the beginning: what was parked before lies below."""
         self.next_offset = watermark
         """Where the next fetch starts."""
         self.untaken: deque[Chunk] = deque()

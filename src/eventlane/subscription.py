@@ -13,12 +13,14 @@ from typing import (
     TypedDict,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
     overload,
 )
 
+from eventlane.breaker import Dependency
 from eventlane.config import did_you_mean
 from eventlane.errors import ConfigError
 from eventlane.event import EventType
@@ -34,7 +36,9 @@ __all__ = [
     "Subscription",
     "Takes",
     "caller",
+    "check_group",
     "declared",
+    "dependencies_of",
     "plan_groups",
 ]
 
@@ -48,6 +52,7 @@ class HandlerOptions(TypedDict, total=False):
     group: Required[str]
     retry: Retry
     timeout_s: float | None
+    dependencies: Sequence[Dependency]
     concurrency: int
     ordering: Ordering
     on_dead: LaneOnDead
@@ -101,6 +106,8 @@ class Subscription:
     retry: Retry
     timeout_s: float | None
     batch: Batch | None
+    dependencies: tuple[Dependency, ...]
+    """What it needs that can be out."""
     options: dict[str, Any]
     """The group options that it states: concurrency, ordering, on_dead, start."""
     declared_at: str
@@ -120,16 +127,7 @@ class Subscription:
 
     def _check(self) -> None:
         where = f"subscribe(group={self.group!r}) at {self.declared_at}"
-        if (
-            not isinstance(self.group, str)
-            or not self.group
-            or "." in self.group
-            or len(self.group) > 200
-        ):
-            raise ConfigError(
-                f"{where}: expected a group name of 1 to 200 characters without dots, got "
-                f"{self.group!r}. Dots separate topic and group in the names of dead-letter topics."
-            )
+        check_group(self.group, where)
         for option, value, kind in (
             ("retry", self.retry, Retry),
             ("batch", self.batch, Batch | None),
@@ -173,6 +171,19 @@ class GroupPlan:
     start: Literal["first", "now"]
 
 
+def check_group(name: object, where: str) -> None:
+    """Refuse what cannot be the name of a group.
+
+    Raises:
+        ConfigError: It cannot; `where` says who asked for it.
+    """
+    if not isinstance(name, str) or not name or "." in name or len(name) > 200:
+        raise ConfigError(
+            f"{where}: expected a group name of 1 to 200 characters without dots, got {name!r}. "
+            "Dots separate topic and group in the names of dead-letter topics."
+        )
+
+
 def caller() -> str:
     """Where the function that calls this one was called from, as file:line."""
     frame = inspect.currentframe()
@@ -212,9 +223,39 @@ def declared(
         retry=options.get("retry", Retry()),
         timeout_s=options.get("timeout_s"),
         batch=options.get("batch"),
+        dependencies=_dependencies(options.get("dependencies", ()), declared_at),
         options={name: options[name] for name in _OF_GROUP if options.get(name) is not None},
         declared_at=declared_at,
     )
+
+
+def _dependencies(given: object, where: str) -> tuple[Dependency, ...]:
+    several = given if isinstance(given, list | tuple) else (given,)
+    for each in cast("Sequence[object]", several):
+        if not isinstance(each, Dependency):
+            raise ConfigError(
+                f"subscribe() at {where}: dependencies={given!r}: expected Dependency(…) objects "
+                "in a list, as in dependencies=[Dependency('smtp', trips_on=OSError)]."
+            )
+    return tuple(cast("Sequence[Dependency]", several))
+
+
+def dependencies_of(subscriptions: Sequence[Subscription]) -> dict[str, Dependency]:
+    """All dependencies by name.
+
+    Raises:
+        ConfigError: Two of one name differ; the message names both places.
+    """
+    known: dict[str, tuple[Dependency, Subscription]] = {}
+    for subscription in subscriptions:
+        for each in subscription.dependencies:
+            before, where = known.setdefault(each.name, (each, subscription))
+            if before != each:
+                raise ConfigError(
+                    f"dependency {each.name!r} has two settings: {before} ({where.declared_at}) "
+                    f"and {each} ({subscription.declared_at}). Make one object and share it."
+                )
+    return {name: dependency for name, (dependency, _) in known.items()}
 
 
 def plan_groups(subscriptions: Sequence[Subscription], *, cpus: int) -> dict[str, GroupPlan]:

@@ -7,7 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from eventlane.config import checked_options
 from eventlane.errors import ConfigError
 
-__all__ = ["Topic"]
+__all__ = ["DLQ_SUFFIX", "DlqTopic", "Topic"]
+
+DLQ_SUFFIX = ".dlq"
+"""Of the topics on which dead letters say of themselves: see notice.py."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
@@ -38,7 +41,7 @@ class Topic:
                 f"Topic name: expected 1 to 200 characters of A-Z a-z 0-9 . _ -, got {name!r}; "
                 "choose such a name"
             )
-        if name.endswith(".dlq"):
+        if name.endswith(DLQ_SUFFIX) and not isinstance(self, DlqTopic):
             raise ConfigError(
                 f"Topic name: expected a name that does not end in '.dlq', got {name!r}; "
                 "Eventlane keeps these for dead letters, choose another"
@@ -55,3 +58,7 @@ class Topic:
                 f"Topic {self.name!r}: expected {option} to be {expected}, got {number!r}; leave "
                 "it out for the broker's default"
             )
+
+
+class DlqTopic(Topic):
+    """A topic for dead letters of a group: only Eventlane makes one, and writes to it."""

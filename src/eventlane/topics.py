@@ -4,7 +4,7 @@ import dataclasses
 
 from eventlane.broker import Broker
 from eventlane.errors import ConfigError
-from eventlane.topic import Topic
+from eventlane.topic import DLQ_SUFFIX, DlqTopic, Topic
 
 __all__ = ["Topics"]
 
@@ -47,6 +47,12 @@ class Topics:
             StorageError: It could not be created.
         """
         if name in self.ready:
+            return
+        if name.endswith(DLQ_SUFFIX):
+            # What dead letters say of themselves must always have a place: see notice.py.
+            source = name.removesuffix(DLQ_SUFFIX).rpartition(".")[0]
+            await broker.ensure_topic(DlqTopic(name, partitions=len(await broker.ends(source))))
+            self.ready.add(name)
             return
         topic = self._declared[name][0] if name in self._declared else Topic(name)
         if topic.partitions is None and self._partitions is not None:

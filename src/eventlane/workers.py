@@ -1,31 +1,48 @@
 """Workers: tasks that live long, and are started only when all others are inside a handler."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
 from eventlane.deadletter import HandlerTimeout
-from eventlane.errors import EventlaneError
+from eventlane.errors import EventlaneError, HandlerStuck
 from eventlane.handler import Delivery
 from eventlane.subscription import Subscription
 
 __all__ = ["Worker", "Workers"]
 
+log = logging.getLogger("eventlane.dispatch")
+
 
 class Worker:
     """A task that handles one delivery, or one list, after the other."""
 
-    __slots__ = ("context", "deadline", "handling", "is_idle", "subscription", "task", "timed_out")
+    __slots__ = (
+        "admitted",
+        "context",
+        "deadline",
+        "handling",
+        "is_idle",
+        "is_stopping",
+        "subscription",
+        "task",
+        "timed_out",
+    )
 
     def __init__(self, context: Context) -> None:
         self.context = context
         """The context variables that its handlers see."""
         self.task: asyncio.Task[None] | None = None
+        self.admitted: int | None = None
+        """Its run was admitted by the group's breaker, which is not closed: see `Guard.admit`."""
         self.handling: Delivery | list[Delivery] | None = None
         """What a handler runs for now."""
         self.is_idle = False
         """It sleeps until there is something to do."""
+        self.is_stopping = False
+        """What it runs may be cancelled for good."""
         self.deadline = 0.0
         """When the running handler is cancelled; 0 while none runs that may be."""
         self.timed_out = False
@@ -121,18 +138,37 @@ class Workers:
         await sleeping
         return True
 
+    def time_out(self, now_s: float, stuck_s: float) -> HandlerStuck | None:
+        """Cancel what runs for too long; an error if that does not help either."""
+        for worker in self._all:
+            subscription = worker.subscription
+            if not worker.deadline or now_s <= worker.deadline:
+                continue
+            assert subscription is not None
+            if now_s > worker.deadline + stuck_s:
+                return HandlerStuck(
+                    f"handler {subscription.name} still runs {stuck_s} s after its "
+                    f"timeout_s={subscription.timeout_s}. Its lane stays closed until this process "
+                    "exits: exit it, and mend the handler."
+                )
+            if subscription.is_async:
+                worker.time_out()
+        return None
+
     def retire(self, worker: Worker) -> None:
         """Replace a worker whose handler left context variables behind, so that none leak."""
         self._all.discard(worker)
         self._start()
 
-    async def stop(self, *, within_s: float) -> tuple[int, int]:
+    async def stop(self, *, within_s: float) -> int:
         """Let running handlers end; cancel those that do not.
 
         Returns:
-            How many did not end in time, and how many of these did not end when cancelled.
+            How many did not end when cancelled either.
         """
         self._stopping = True
+        for worker in self._all:
+            worker.is_stopping = True
         for worker, sleeping in self._idle:
             worker.is_idle = False
             if not sleeping.done():
@@ -140,12 +176,20 @@ class Workers:
         self._idle.clear()
         running = {worker.task for worker in self._all if worker.task is not None}
         if not running:
-            return 0, 0
+            return 0
         _, late = await asyncio.wait(running, timeout=within_s)
         for task in late:
             task.cancel()
         alive = (await asyncio.wait(late, timeout=within_s))[1] if late else set[Any]()
-        return len(late), len(alive)
+        if late and not alive:
+            log.warning(
+                "group %s: %d handlers did not end within drain_s=%s and were cancelled; their "
+                "events will be handled again",
+                self._group,
+                len(late),
+                within_s,
+            )
+        return len(alive)
 
     def _start(self) -> None:
         # A context of its own: a worker must not begin with what a handler happened to have set.

@@ -86,8 +86,10 @@ class AccountModel(RuleBasedStateMachine):
                         done=sum(outcome == "done" for _, outcome in both),
                         skipped=sum(outcome == "skipped" for _, outcome in both),
                         dead=[letter(own, o, record("a", "x")) for o, x in both if x == "dead"],
-                        parked=[(o, record("a", "x")) for o, x in new.items() if x == "parked"],
-                        unparked=list(ended),
+                        parked=[
+                            (b"a", o, record("a", "x")) for o, x in new.items() if x == "parked"
+                        ],
+                        unparked=len(ended),
                     )
                 ]
             )
@@ -108,6 +110,7 @@ class AccountModel(RuleBasedStateMachine):
             LetterChange(
                 each.id,
                 each.offset,
+                b"a",
                 "open" if resolved == "dead" else "resolved",
                 resolved,  # type: ignore[arg-type]  # drawn from its values
                 each if resolved == "dead" else None,

@@ -11,17 +11,18 @@ from eventlane.failure import Attempts, DeadLetter
 from eventlane.handler import Context, Origin
 from eventlane.lanes import Lanes
 from eventlane.message import Record, derived_id
-from eventlane.settlement import Acquired, Batch, Command, LaneState, Settlement
+from eventlane.settlement import Acquired, Batch, Command, LaneState, Parked, Settlement
 
 Delivery = Context[Any]
-KEYS = (b"a", b"a", b"b")
+KEYS = (b"a", b"a", b"b", b"c", None)
+LIMITS = Limits(parked_per_key_max=6, hold_s_max=0.05, span_max=8, parked_lanes_max=2)
 HOW = (
     *("done", "done", "done", "retry", "retry", "park", "park"),
     *("continue", "stop", "skip", "put back"),
 )
 
 
-def record(offset: int, key: bytes) -> Record:
+def record(offset: int, key: bytes | None) -> Record:
     return Record(offset.to_bytes(16, "big"), key, b"", 0, b"")
 
 
@@ -31,6 +32,7 @@ def letter_of(delivery: Delivery, on_dead: Any, replayed: DeadLetter | None) -> 
             **dict.fromkeys(DeadLetter.__struct_fields__),
             "id": derived_id(delivery.offset),
             "offset": delivery.offset,
+            "lane": delivery.lane,
             "key": delivery.record.key,
             "value": b"",
             "header_block": b"",
@@ -52,11 +54,13 @@ class Store:
         self.watermark = 0
         self.settled: set[int] = set()
         self.attempts: dict[int, Attempts] = {}
-        self.parked: dict[int, Record] = {}
+        self.parked: dict[int, tuple[bytes | int, Record]] = {}
+        self.lanes: dict[bytes | int, LaneState] = {}
         self.letters: dict[int, DeadLetter] = {}
         self.states: dict[int, str] = {}
         self.commands: dict[int, Command] = {}
         self.outcomes: dict[int, str] = {}
+        self.suspects: tuple[tuple[int, int, int], ...] = ()
 
     def write(self, settlement: Settlement) -> None:
         assert settlement.watermark >= self.watermark, "the watermark went down"
@@ -68,9 +72,29 @@ class Store:
             self.attempts[attempts.offset] = attempts
         for offset in settlement.cleared:
             self.attempts.pop(offset, None)
-        self.parked.update(settlement.parked)
-        for offset in settlement.unparked:
-            del self.parked[offset]
+        count = len(self.parked) + len(settlement.parked) - settlement.unparked
+        self.parked.update({offset: (lane, each) for lane, offset, each in settlement.parked})
+        for state in settlement.lanes:
+            for offset in self.parked_of(state.lane):
+                if offset < state.head or not state.parked:
+                    del self.parked[offset]
+            self.lanes[state.lane] = state
+            if state.is_free and not state.gaps:
+                del self.lanes[state.lane]
+        assert len(self.parked) == count, "the account of the parking store is off"
+        for lane, state in self.lanes.items():
+            assert state.parked == len(self.parked_of(lane)), "a lane's count is off"
+            alive = tuple(
+                offset
+                for offset, letter in self.letters.items()
+                if letter.lane == lane and letter.blocks_lane and self.states[offset] != "archived"
+                if self.states[offset] in ("open", "replaying")
+            )
+            new = {each.offset for each in settlement.dead if each.blocks_lane}
+            over_now = {each.offset for each in settlement.letters if each.state == "resolved"}
+            asked = {c.letter.offset for c in self.commands.values() if c.kind == "open"}
+            expected = (set(alive) | {o for o in new if o in state.blockers}) - over_now
+            assert set(state.blockers) - asked == expected - asked, "a lane's blockers are off"
         for letter in settlement.dead:
             assert letter.offset not in self.letters, "dead twice"
             self.letters[letter.offset] = letter
@@ -81,31 +105,46 @@ class Store:
                 self.letters[change.offset] = change.failed
         for command in settlement.commands:
             del self.commands[command]
+        if settlement.suspects is not None:
+            self.suspects = tuple(settlement.suspects)
+
+    def parked_of(self, lane: bytes | int) -> list[int]:
+        return sorted(offset for offset, (other, _) in self.parked.items() if other == lane)
+
+    def due(self) -> list[LaneState]:
+        return sorted(
+            (each for each in self.lanes.values() if each.parked and not each.blockers),
+            key=lambda each: each.due_ms or 0,
+        )
 
     def acquired(self) -> Acquired:
-        lanes: dict[bytes, tuple[int, list[int]]] = {}
-        for each in self.parked.values():
-            count, blockers = lanes.setdefault(each.key or b"", (0, []))
-            lanes[each.key or b""] = (count + 1, blockers)
-        stops: set[bytes] = set()
-        for offset, letter in self.letters.items():
-            if self.states[offset] in ("open", "replaying") and letter.blocks_lane:
-                lanes.setdefault(letter.key or b"", (0, []))[1].append(offset)
-                if letter.on_dead == "stop":
-                    stops.add(letter.key or b"")
-        runs = tuple((offset, offset + 1) for offset in sorted(self.settled))
+        stops = [each for each in self.lanes.values() if each.stops]
+        closed = [each for each in self.lanes.values() if each.blockers and not each.stops]
+        free = [each for each in self.lanes.values() if each.is_free]
+        lanes = (*stops, *self.due(), *closed, *free)
+        limit = LIMITS.parked_lanes_max
         return Acquired(
             "t",
             0,
             1,
             self.watermark,
-            runs,
-            tuple(self.attempts.values()),
-            tuple(
-                LaneState(key, count, tuple(blockers), key in stops)
-                for key, (count, blockers) in lanes.items()
-            ),
-            tuple(self.commands.values()),
+            tuple((offset, offset + 1) for offset in sorted(self.settled)),
+            tuple(each for each in self.attempts.values() if each.offset >= self.watermark),
+            lanes[:limit],
+            tuple(self.as_read(command) for command in self.commands.values()),
+            self.suspects,
+            has_more_lanes=len(lanes) > limit,
+        )
+
+    def as_read(self, command: Command) -> Command:
+        offset, lane = command.letter.offset, command.letter.lane
+        return Command(
+            command.id,
+            command.kind,
+            command.letter,
+            None,
+            self.attempts.get(offset),
+            self.lanes.get(lane),
         )
 
 
@@ -121,14 +160,16 @@ class LanesMachine(RuleBasedStateMachine):
 
     def acquire(self) -> None:
         self.alive: dict[int, Delivery] = {}
-        self.undurable: dict[bytes, int] = {}
-        """By key, the event whose death is not written yet: its lane must stand still."""
+        self.undurable: dict[bytes | int, int] = {}
+        """By lane, the event whose death is not written yet: its lane must stand still."""
         self.replayed: set[int] = set()
+        self.resolved: set[int] = set()
+        """Letters whose replay was done, durable or not."""
         self.lanes = Lanes(
             Origin("t", 0, "g", None, lambda *_: ("t", record(0, b"a"))),
             self.store.acquired(),
             ordering="key",
-            limits=Limits(parked_per_key_max=6),
+            limits=LIMITS,
             now_ms=self.now_ms,
         )
         self.lanes.origin.lanes = self.lanes
@@ -159,8 +200,16 @@ class LanesMachine(RuleBasedStateMachine):
         """A few events at a time, so that there are several chunks, and an end not reached yet."""
         start = self.lanes.span.next_offset
         records = self.store.log[start : start + 3]
-        if records:
-            self.lanes.add(Batch(range(start, start + len(records)), records))
+        if self.lanes.span.untaken:
+            return
+        if not self.lanes.has_room:
+            self.lanes.relieve()
+        elif records:
+            batch = Batch(range(start, start + len(records)), records)
+            unknown = self.lanes.unknown(batch)
+            lanes = self.store.lanes
+            self.lanes.learn(unknown, [lanes[lane] for lane in unknown if lane in lanes])
+            self.lanes.add(batch)
 
     @rule()
     def start(self) -> None:
@@ -169,23 +218,31 @@ class LanesMachine(RuleBasedStateMachine):
     def take(self) -> int:
         while self.lanes.to_load:
             lane = self.lanes.to_load.pop()
-            rows = sorted(
-                (offset, each)
-                for offset, each in self.store.parked.items()
-                if each.key == lane.key and offset > lane.read_to
-            )
+            rows = [
+                Parked(offset, self.store.parked[offset][1], self.store.attempts.get(offset))
+                for offset in self.store.parked_of(lane.key)
+                if offset > lane.read_to
+            ]
             self.lanes.supply(lane, rows[:2])
+        if count_max := self.lanes.wants_due:
+            self.lanes.learn_due(self.store.due()[:count_max], count_max)
+            return self.take()
         delivery = self.lanes.take()
         if delivery is None:
-            return -1
+            if not self.lanes.lone or self.alive:
+                return -1
+            delivery = self.lanes.lone.popleft()
+            assert self.ends(delivery.offset) >= 2, "only what is suspected runs alone"
+        else:
+            assert self.ends(delivery.offset) < 2, "what is suspected runs alone"
         self.check_order(delivery)
         self.alive[delivery.offset] = delivery
         return delivery.offset
 
     def check_order(self, delivery: Delivery) -> None:
-        key, offset = delivery.record.key, delivery.offset
-        assert key is not None
-        same_lane = [each for each in self.alive.values() if each.record.key == key]
+        key, offset = delivery.lane, delivery.offset
+        assert key == (offset if delivery.record.key is None else delivery.record.key)
+        same_lane = [each for each in self.alive.values() if each.lane == key]
         assert not same_lane, "two of a lane at once"
         assert key not in self.undurable, "it did not wait for a dead letter to be durable"
         trouble = delivery.trouble
@@ -202,7 +259,7 @@ class LanesMachine(RuleBasedStateMachine):
         blocked = [
             other
             for other, letter in self.store.letters.items()
-            if letter.key == key and letter.blocks_lane and other < offset
+            if letter.lane == key and letter.blocks_lane and other < offset
             if self.store.states[other] in ("open", "replaying") and other not in self.replayed
         ]
         assert not blocked, "it passed a dead letter that closes its lane"
@@ -212,11 +269,22 @@ class LanesMachine(RuleBasedStateMachine):
             if self.store.log[other].key == key and other not in self.store.outcomes
         ]
         assert not earlier, "overtaken"
+        passed = {
+            other
+            for other, letter in self.store.letters.items()
+            if letter.lane == key and other < offset and self.store.states[other] != "resolved"
+            if other not in self.resolved
+        }
+        assert set(delivery.gaps) == (passed if delivery.record.key else set()), "gaps"
+
+    def ends(self, offset: int) -> int:
+        """How often an event was in flight when its process died, as the lanes were told."""
+        return next((n for start, stop, n in self.store.suspects if start <= offset < stop), 0)
 
     @rule(
         which=st.integers(0, 2),
         how=st.sampled_from(HOW),
-        delay_ms=st.sampled_from([0, 10, 100]),
+        delay_ms=st.sampled_from([0, 10, 100, 1000]),
         commits=st.booleans(),
     )
     def run(self, *, which: int, how: Any, delay_ms: int, commits: bool) -> None:
@@ -232,20 +300,24 @@ class LanesMachine(RuleBasedStateMachine):
     def conclude(self, offset: int, how: Any, delay_ms: int = 0) -> None:
         delivery = self.alive.pop(offset)
         if how == "retry":
-            attempts = Attempts(offset, delivery.attempt, self.now_ms + delay_ms, 0, 0, ())
-            self.lanes.retry(delivery, attempts)
+            due_ms = self.now_ms + delay_ms
+            attempts = Attempts(offset, delivery.attempt, due_ms, 0, 0, (), lane=delivery.lane)
+            self.lanes.retry(delivery, attempts, delay_s=delay_ms / 1000)
         elif how == "put back":
             self.lanes.put_back(delivery)
             self.lanes.resume()
         elif how in ("done", "skip"):
             self.store.outcomes[offset] = how
             self.replayed.add(offset)
+            if delivery.trouble is not None and delivery.trouble.letter is not None:
+                self.resolved.add(offset)
             (self.lanes.done if how == "done" else self.lanes.skip)(delivery)
         else:
             replayed = delivery.trouble.letter if delivery.trouble else None
             self.store.outcomes[offset] = "dead"
-            self.undurable[delivery.record.key or b""] = offset
-            self.lanes.dead(delivery, letter_of(delivery, how, replayed))
+            self.undurable[delivery.lane] = offset
+            on_dead = "continue" if how == "park" and delivery.record.key is None else how
+            self.lanes.dead(delivery, letter_of(delivery, on_dead, replayed))
 
     @rule()
     def commit(self) -> None:
@@ -269,10 +341,17 @@ class LanesMachine(RuleBasedStateMachine):
         self.store.commands[command.id] = command
         if kind == "open":
             self.replayed.add(offset)
-        self.lanes.command(command)
+        self.lanes.command(self.store.as_read(command))
 
-    @rule()
-    def crash_and_take_over(self) -> None:
+    @rule(is_clean=st.booleans())
+    def crash_and_take_over(self, *, is_clean: bool) -> None:
+        if not is_clean:
+            ends = {o: n for start, stop, n in self.store.suspects for o in range(start, stop)}
+            for offset in self.alive:
+                ends[offset] = ends.get(offset, 0) + 1
+            self.store.suspects = tuple(
+                (offset, offset + 1, n) for offset, n in sorted(ends.items())
+            )
         for offset in list(self.store.outcomes):
             durable = (
                 offset < self.store.watermark
@@ -307,6 +386,8 @@ class LanesMachine(RuleBasedStateMachine):
             if idle and not self.store.commands and not self.store.parked:
                 if self.lanes.span.next_offset < len(self.store.log):
                     self.fetch()
+                    continue
+                if self.lanes.next_due_ms is not None:
                     continue
                 if all(
                     state != "open" or not self.store.letters[each].blocks_lane

@@ -104,7 +104,7 @@ async def test_a_head_that_waits_for_its_retry_is_held_with_what_is_behind_it() 
     app = App("embedded::memory:")
     failed = asyncio.Event()
 
-    @app.subscribe(Ordered, group="stock", retry=Retry(delay_s=60, immediate=0))
+    @app.subscribe(Ordered, group="stock", retry=Retry(delay_s=20, immediate=0))
     async def handle(ordered: Ordered, ctx: Context) -> None:
         failed.set()
         raise OSError

@@ -1,0 +1,138 @@
+"""Running what may have killed a process alone: see `suspects.py`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from eventlane.conclude import Concluder
+from eventlane.handler import Delivery
+from eventlane.lanes import Lanes
+from eventlane.routing import Routes
+from eventlane.suspects import ALONE_IN_PROCESS
+
+__all__ = ["LoneRunner", "Quarantine", "Stoppable"]
+
+log = logging.getLogger("eventlane.dispatch")
+
+
+class Stoppable(Protocol):
+    """A group in this process, which can be brought to rest."""
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it may start runs at all."""
+        ...
+
+    def hold(self) -> None:
+        """Start no more runs."""
+        ...
+
+    def unhold(self) -> None:
+        """Go on."""
+        ...
+
+    async def rest(self) -> None:
+        """Wait until no handler runs."""
+        ...
+
+
+class Quarantine:
+    """Sees to it that one event runs alone. One per process and app."""
+
+    def __init__(self) -> None:
+        self.groups: list[Stoppable] = []
+        """All groups of the process."""
+        self._one_at_a_time = asyncio.Lock()
+
+    @asynccontextmanager
+    async def alone(self, group: Stoppable, *, in_process: bool) -> AsyncGenerator[None]:
+        """Nothing else runs in the group, or in the whole process, in the meantime."""
+        async with self._one_at_a_time:
+            held = list(self.groups) if in_process else [group]
+            for each in held:
+                each.hold()
+            try:
+                for each in held:
+                    await each.rest()
+                yield
+            finally:
+                for each in held:
+                    each.unhold()
+
+
+class LoneRunner:
+    """Runs the suspected events of one group, one after the other, and nothing beside them."""
+
+    def __init__(
+        self,
+        name: str,
+        group: Stoppable,
+        quarantine: Quarantine,
+        partitions: Mapping[tuple[str, int], Lanes],
+        *,
+        crashes_max: int,
+        routes: Routes,
+        concluder: Concluder,
+        note: Callable[[Lanes], None],
+        run: Callable[[Delivery], Awaitable[None]],
+        flush: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`flush` writes all that is to be written; `note` is told of a partition that goes on."""
+        self.is_busy = False
+        """Something runs alone, or waits until it may."""
+        self._name = name
+        self._group = group
+        self._quarantine = quarantine
+        self._partitions = partitions
+        self._crashes_max = crashes_max
+        self._routes = routes
+        self._concluder = concluder
+        self._note = note
+        self._run = run
+        self._flush = flush
+        self._wanted = asyncio.Event()
+
+    def go_on(self) -> None:
+        """Something waits to run alone, or may by now."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Run what waits, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            for lanes in list(self._partitions.values()):
+                while lanes.lone and self._group.may_start:
+                    self.is_busy = True
+                    try:
+                        await self._take(lanes)
+                    finally:
+                        self.is_busy = False
+
+    async def _take(self, lanes: Lanes) -> None:
+        delivery = lanes.lone.popleft()
+        ends = lanes.suspects.ends(delivery.offset)
+        crashes = lanes.suspects.crashes(delivery.offset)
+        subscription = self._routes.of(delivery.origin, delivery.record.headers).subscription
+        if subscription is not None and crashes >= self._crashes_max:
+            self._concluder.crashed(delivery, subscription, crashes)
+            self._note(lanes)
+            return
+        log.warning(
+            "group %s: %s[%d] offset %d was in flight as a process ended, %d times: it runs alone",
+            self._name,
+            lanes.origin.topic,
+            lanes.origin.partition,
+            delivery.offset,
+            ends,
+        )
+        async with self._quarantine.alone(self._group, in_process=ends >= ALONE_IN_PROCESS):
+            # Durable before it starts, so that a successor knows that nothing else was in flight.
+            lanes.ledger.alone, lanes.ledger.urgent = delivery.offset, True
+            await self._flush()
+            if lanes in self._partitions.values():
+                await self._run(delivery)
+            lanes.ledger.alone, lanes.ledger.urgent = None, True
+            await self._flush()
