@@ -2,6 +2,7 @@
 
 from eventlane.account import GroupStatus, Status, TopicStatus
 from eventlane.app import App
+from eventlane.breaker import Dependency
 from eventlane.clock import Clock
 from eventlane.config import Limits
 from eventlane.errors import (
@@ -26,10 +27,25 @@ from eventlane.event import event
 from eventlane.failure import Attempt, DeadLetter
 from eventlane.handler import Batch, Context, Handler, Middleware
 from eventlane.message import Message, Position
+from eventlane.notice import DeadLettered
 from eventlane.operation import Operation
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
+from eventlane.query import Query
+from eventlane.replay import LeftOut, OperationStatus, OrderConflict, Plan
 from eventlane.retry import Retry
 from eventlane.topic import Topic
+from eventlane.views import (
+    FailureSummary,
+    GroupTrace,
+    LaneFront,
+    LaneView,
+    LetterEvent,
+    PartitionReset,
+    RemovalPlan,
+    ResetPlan,
+    Trace,
+    TracedEvent,
+)
 
 __all__ = [
     "App",
@@ -41,13 +57,21 @@ __all__ = [
     "Context",
     "Dead",
     "DeadLetter",
+    "DeadLettered",
+    "Dependency",
     "Done",
     "EventRefused",
     "EventlaneError",
+    "FailureSummary",
     "Fenced",
     "GroupStatus",
+    "GroupTrace",
     "Handler",
     "HandlerStuck",
+    "LaneFront",
+    "LaneView",
+    "LeftOut",
+    "LetterEvent",
     "Limits",
     "Message",
     "Middleware",
@@ -55,12 +79,19 @@ __all__ = [
     "NotIdle",
     "NotSerialisable",
     "Operation",
+    "OperationStatus",
+    "OrderConflict",
     "Outcome",
+    "PartitionReset",
     "Pause",
+    "Plan",
     "Position",
     "PublishFailed",
     "PublishTimeout",
+    "Query",
     "Refused",
+    "RemovalPlan",
+    "ResetPlan",
     "Retry",
     "RetryLater",
     "Skipped",
@@ -69,6 +100,8 @@ __all__ = [
     "TooLarge",
     "Topic",
     "TopicStatus",
+    "Trace",
+    "TracedEvent",
     "Unavailable",
     "Undecodable",
     "event",

@@ -40,6 +40,14 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the group is paused; None when it is not."""
     members: int = 0
     """Live processes that handle this group."""
+    absent_s: float = 0.0
+    """For how long none has been live; 0 while one is. Known to a minute after a crash."""
+    is_absent: bool = False
+    """That is more than `Limits.absent_s`."""
+    retained_bytes: int = 0
+    """What the log keeps for this group: from its watermark to the end."""
+    blocked: tuple[str, ...] = ()
+    """Why partitions of it do not go on, in sentences that say what to do."""
 
     @property
     def open(self) -> int:

@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
-from eventlane.account import Status
 from eventlane.background import LoopThread, Submissions, stop_on_signals
 from eventlane.broker import Broker
 from eventlane.brokers import connect
@@ -28,12 +27,13 @@ from eventlane.config import Limits, check_app, checked_options
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError, HandlerStuck, NotIdle, Refused, Unavailable
 from eventlane.event import Key, event_type
-from eventlane.failure import DeadLetter, LetterState
+from eventlane.failure import DeadLetter
 from eventlane.handler import Middleware
 from eventlane.handling import handling
 from eventlane.idle import still_open, until_idle
+from eventlane.inspecting import Inspecting
+from eventlane.lifecycle import Lifecycle
 from eventlane.message import Message, Position
-from eventlane.operation import Operation, checked_reason, checked_state, ids_of
 from eventlane.publishing import publish_in_chunks
 from eventlane.reading import read
 from eventlane.serde import Codecs
@@ -61,12 +61,9 @@ D = TypeVar("D")
 Handles = TypeVar("Handles", bound=Callable[..., Any])
 _Lifespan = Callable[["App"], AbstractAsyncContextManager[Any]]
 
-_LOOK_AGAIN_S = 0.05
-"""How soon waiting looks again where nothing in this process would tell it."""
-
 
 @checked_options
-class App:
+class App(Lifecycle, Inspecting):
     """An application on a broker: its subscriptions, and all that is done with the log.
 
     Args:
@@ -77,6 +74,9 @@ class App:
         durability: `fsync` (survives power loss, the default) or `os` (survives the process).
         format: How events are serialised that do not say so themselves.
         create_topics: Create missing topics; else a missing one is an error.
+        dlq_payload: What is published of dead letters on `<topic>.<group>.dlq` has the event in it.
+        allow_edit: Permit `edit_and_replay` to whoever can call this app.
+        allow_republish: Permit `republish`, likewise.
         middleware: Stands around every handler; the first is the outermost.
         lifespan: An async context manager function of the app, entered each time handling starts
             and left after it drained; what it yields is `ctx.state`.
@@ -97,6 +97,9 @@ class App:
         durability: Literal["fsync", "os"] | None = None,
         format: Literal["json"] = "json",
         create_topics: bool = True,
+        dlq_payload: bool = False,
+        allow_edit: bool = False,
+        allow_republish: bool = False,
         middleware: Sequence[Middleware] = (),
         lifespan: _Lifespan | None = None,
         limits: Limits | None = None,
@@ -376,6 +379,7 @@ class App:
                 plans,
                 app=self.name,
                 app_version=self.version,
+                dlq_payload=self._options["dlq_payload"],
                 lifespan=(lambda: lifespan(self)) if lifespan else contextlib.nullcontext,
                 codecs=self._codecs,
                 middleware=self._options["middleware"],
@@ -437,53 +441,6 @@ class App:
                     status=status,
                 ) from None
 
-    async def _moved(self) -> None:
-        """Wait until something happened here, or may have happened elsewhere."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_AGAIN_S):
-                await self._has_moved.wait()
-        self._has_moved.clear()
-
-    async def status(self) -> Status:
-        """The account of every group, and the topics, at one moment.
-
-        Raises:
-            Unavailable: The app is not connected.
-        """
-        for dispatcher in self._dispatchers:
-            dispatcher.beat()
-        return await self._connected.status()
-
-    async def dead_letters(
-        self,
-        *,
-        group: str | None = None,
-        state: LetterState | None = "open",
-        ids: Sequence[UUID] | None = None,
-        limit: int = 1000,
-        after: UUID | DeadLetter | None = None,
-    ) -> Sequence[DeadLetter]:
-        """Dead letters, in the order in which they died.
-
-        Args:
-            group: Of this group only.
-            state: In this state only; None for all.
-            ids: Of these only.
-            limit: At most so many.
-            after: The last letter that was already seen.
-
-        Raises:
-            ConfigError: There is no such state.
-            Unavailable: The app is not connected.
-        """
-        return await self._connected.dead_letters(
-            group=group,
-            state=checked_state(state),
-            ids=ids,
-            limit=limit,
-            after=after.id if isinstance(after, DeadLetter) else after,
-        )
-
     def read(
         self,
         *events_or_topics: type[Any] | str,
@@ -524,76 +481,3 @@ class App:
             decode = self._decoders[cls] = self._codecs.of(event_type(cls)).decoder(cls)
         event: A = decode(message.value or b"null")
         return event
-
-    async def replay(
-        self,
-        letters: DeadLetter | UUID | Iterable[DeadLetter | UUID],
-        *,
-        reason: str,
-        actor: str | None = None,
-    ) -> Operation:
-        """Have dead letters handled again, each by the group that failed and by no other.
-
-        A letter that closes its lane runs at the head of it, and what is parked behind it follows
-        in order. One whose lane went on runs alone in its lane, with `ctx.late`. Each has a new
-        budget of attempts, and is resolved only when its handler is done.
-
-        Raises:
-            NotFound: An id is unknown; nothing was changed.
-            Conflict: A letter is being replayed already; nothing was changed.
-            Refused: A letter is archived or resolved, or an earlier one of its lane would be passed
-                over; nothing was changed.
-            Unavailable: The app is not connected.
-
-        Durability:
-            On return the operation survives a crash; a process that handles the group runs it.
-        """
-        broker = self._connected
-        number = await broker.replay(
-            ids_of(letters), actor=actor or self._actor, reason=checked_reason(reason)
-        )
-        return Operation(number, broker, self._moved)
-
-    async def archive(
-        self,
-        letters: DeadLetter | UUID | Iterable[DeadLetter | UUID],
-        *,
-        reason: str,
-        actor: str | None = None,
-    ) -> Operation:
-        """Put dead letters aside, unhandled. Their lanes open, and what is parked there follows.
-
-        Raises:
-            NotFound: An id is unknown; nothing was changed.
-            Conflict: A letter is being replayed; nothing was changed.
-            Refused: A letter is archived or resolved already; nothing was changed.
-            Unavailable: The app is not connected.
-        """
-        broker = self._connected
-        number = await broker.archive(
-            ids_of(letters), actor=actor or self._actor, reason=checked_reason(reason)
-        )
-        return Operation(number, broker, self._moved)
-
-    async def pause(self, group: str, *, reason: str, actor: str | None = None) -> None:
-        """Stop a group from starting handlers, in all processes, until it is resumed.
-
-        Raises:
-            NotFound: There is no such group.
-            Unavailable: The app is not connected.
-        """
-        who, why = actor or self._actor, checked_reason(reason)
-        await self._connected.pause(group, actor=who, reason=why)
-
-    async def resume(self, group: str, *, actor: str | None = None) -> None:
-        """Let a paused group go on.
-
-        Raises:
-            NotFound: There is no such group.
-            Unavailable: The app is not connected.
-        """
-        await self._connected.resume(group, actor=actor or self._actor)
-
-    @property
-    def _actor(self) -> str:
-        return f"{self.name}@{os.uname().nodename}"

@@ -18,8 +18,19 @@ from uuid import UUID
 from eventlane.account import Status
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.message import Position, Record
-from eventlane.settlement import Batch, Change, GroupSpec, Settlement
+from eventlane.query import Query
+from eventlane.replay import UNPACED, LeftOut, OperationState, OperationStatus, Pace, Plan
+from eventlane.settlement import Batch, Change, GroupSpec, LaneState, Parked, Settlement
 from eventlane.topic import Topic
+from eventlane.views import (
+    FailureSummary,
+    LaneView,
+    LetterEvent,
+    RemovalPlan,
+    ResetPlan,
+    ResetTo,
+    Trace,
+)
 
 __all__ = ["Broker", "Consumer", "Operators", "Queries"]
 
@@ -43,9 +54,31 @@ class Consumer(Protocol):
         ...
 
     async def fetch_parked(
-        self, topic: str, partition: int, key: bytes | None, after: int, count_max: int
-    ) -> Sequence[tuple[int, Record]]:
+        self, topic: str, partition: int, lane: bytes | int, after: int, count_max: int
+    ) -> Sequence[Parked]:
         """Read parked events of one lane with offsets above `after`, in order."""
+        ...
+
+    async def fetch_lanes(
+        self, topic: str, partition: int, lanes: Sequence[bytes | int]
+    ) -> Sequence[LaneState]:
+        """What is stored of these lanes; the others are free."""
+        ...
+
+    async def fetch_due_lanes(
+        self, topic: str, partition: int, count_max: int
+    ) -> Sequence[LaneState]:
+        """Parked lanes that no dead letter closes, the one that is due first in front."""
+        ...
+
+    async def advance_operations(self) -> int | None:
+        """Release what the group's operations may run next; see `Operators.replay`.
+
+        Whichever member asks: each step is one transaction, so that it is taken once.
+
+        Returns:
+            The wall time in milliseconds at which to ask again; None: when something has changed.
+        """
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -64,8 +97,12 @@ class Consumer(Protocol):
         """
         ...
 
-    def beat(self, in_flight: int, held: int) -> None:
-        """Say that the event loop turns, and what the other processes may show."""
+    def beat(self, in_flight: int, held: int, blocked: Sequence[str] = ()) -> None:
+        """Say that the event loop turns, and what the other processes may show.
+
+        `blocked` are sentences: which partitions are stopped or full, and why. Not all of them need
+        to be kept.
+        """
         ...
 
     def abandon(self) -> None:
@@ -80,23 +117,105 @@ class Consumer(Protocol):
 class Operators(Protocol):
     """What operators change. Every change is stored with who, why and when."""
 
-    async def replay(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+    async def replay(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        pace: Pace = UNPACED,
+        allow_gap: bool = False,
+    ) -> int:
         """Ask for a new run of dead letters, each in its own group; returns the operation's id.
 
+        All that it is about is written first. Of each lane the letters are released in the order of
+        the log, as the pace permits, while a member of the group calls `advance_operations`; in a
+        paused group none. If one dies again, the later ones of its lane are open again.
+
+        Letters that a query finds and that cannot be replayed are left out.
+
         Raises:
-            NotFound: An id is unknown; nothing was changed.
+            NotFound: An id is unknown, or nothing meets the query; nothing was changed.
             Conflict: A letter is being replayed already; nothing was changed.
-            Refused: A letter is archived or resolved; nothing was changed.
+            Refused: A letter is archived or resolved, was replayed `Limits.replays_max` times, or
+                would pass an earlier one of its lane that is not among them (unless `allow_gap`);
+                nothing was changed.
         """
         ...
 
-    async def archive(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+    async def archive(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
         """Put open dead letters aside and open their lanes; returns the operation's id.
 
         Raises:
-            NotFound: An id is unknown; nothing was changed.
+            NotFound: An id is unknown, or nothing meets the query; nothing was changed.
             Conflict: A letter is being replayed; nothing was changed.
             Refused: A letter is archived or resolved already; nothing was changed.
+        """
+        ...
+
+    async def restore(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+        """Open archived letters again, which then close no lane; returns the operation's id.
+
+        Raises:
+            NotFound: An id is unknown, or nothing meets the query; nothing was changed.
+            Refused: A letter is not archived; nothing was changed.
+        """
+        ...
+
+    async def edit(
+        self, letter: UUID, record: Record, *, diff: str, actor: str, reason: str
+    ) -> int:
+        """Replay another event in the place of a dead letter; returns the operation's id.
+
+        Args:
+            letter: Becomes `edited`; a child takes its place, with its account and its lane.
+            record: The child's event: another id, value and headers, the same key.
+            diff: What was changed, as JSON, for the audit.
+            actor: Who does it.
+            reason: Why.
+
+        Raises:
+            NotFound: There is no such letter; nothing was changed.
+            Conflict: It is being replayed; nothing was changed.
+            Refused: It is not open, or would pass an earlier one of its lane; nothing was changed.
+        """
+        ...
+
+    async def republish(self, letter: UUID, record: Record, *, actor: str, reason: str) -> Position:
+        """Append an event to the topic of a dead letter, for all groups; the letter stays.
+
+        Raises:
+            NotFound: There is no such letter or topic; nothing was changed.
+        """
+        ...
+
+    async def pause_operation(self, id: int, *, actor: str, reason: str) -> None:
+        """Release nothing more; what was released goes on.
+
+        Raises:
+            NotFound: There is no such operation.
+            Conflict: It is paused already, by whom is said.
+            Refused: It has ended or was cancelled.
+        """
+        ...
+
+    async def resume_operation(self, id: int, *, actor: str, reason: str) -> None:
+        """Let a paused operation go on; what has died again until now counts no more.
+
+        Raises:
+            NotFound: There is no such operation.
+            Conflict: It runs already.
+            Refused: It has ended or was cancelled.
+        """
+        ...
+
+    async def cancel_operation(self, id: int, *, actor: str, reason: str) -> None:
+        """Open all letters again that were not released; what was released goes on.
+
+        Raises:
+            NotFound: There is no such operation.
+            Conflict: It was cancelled already.
+            Refused: It has ended.
         """
         ...
 
@@ -116,6 +235,43 @@ class Operators(Protocol):
         """
         ...
 
+    async def reset(
+        self, group: str, to: ResetTo, *, actor: str, reason: str, dry_run: bool
+    ) -> ResetPlan:
+        """Have a group go on somewhere else; a new era of its account begins there.
+
+        Per partition, in one transaction: it is taken from its owner, whose epoch is stale from
+        then on; what is settled, attempts, parked events and commands are dropped and the counters
+        start at 0. Open dead letters stay, hold up nothing any more and are in no account; those
+        that are being replayed are open again. A time is when the log took an event, and within
+        that batch when it was published.
+
+        Raises:
+            NotFound: There is no such group, or it has no such partition; nothing was changed.
+            Refused: The log has no such offset; nothing was changed.
+        """
+        ...
+
+    async def rename_group(self, group: str, new: str, *, actor: str, reason: str) -> None:
+        """Give a group another name; it keeps all that it has.
+
+        Raises:
+            NotFound: There is no such group.
+            Refused: It has a live member, or the new name is taken; nothing was changed.
+        """
+        ...
+
+    async def remove_group(
+        self, group: str, *, actor: str, reason: str, dry_run: bool
+    ) -> RemovalPlan:
+        """Forget a group: positions, attempts, parked events, dead letters. The log stays.
+
+        Raises:
+            NotFound: There is no such group.
+            Refused: It has a live member; nothing was changed.
+        """
+        ...
+
 
 class Queries(Protocol):
     """What people read. A query never waits for a writer."""
@@ -129,18 +285,83 @@ class Queries(Protocol):
         *,
         group: str | None = None,
         state: LetterState | None = "open",
+        query: Query | None = None,
         ids: Sequence[UUID] | None = None,
         limit: int = 1000,
         after: UUID | None = None,
     ) -> Sequence[DeadLetter]:
-        """Dead letters in the order in which they died; `after` is the last one already seen."""
+        """Dead letters in the order in which they died; `after` is the last one already seen.
+
+        Raises:
+            NotFound: There is no letter `after`.
+        """
         ...
 
-    async def operation(self, id: int) -> dict[UUID, LetterState]:
+    async def failures(self, *, group: str | None, state: LetterState) -> Sequence[FailureSummary]:
+        """Dead letters counted by their cause, the most frequent first."""
+        ...
+
+    async def letter_history(self, id: UUID) -> Sequence[LetterEvent]:
+        """What was done to a dead letter, by whom, when and why, oldest first.
+
+        Raises:
+            NotFound: There is no such letter.
+        """
+        ...
+
+    async def plan_replay(self, letters: Sequence[UUID] | Query) -> Plan:
+        """What a replay of these would do; nothing is changed.
+
+        Raises:
+            NotFound: An id is unknown.
+        """
+        ...
+
+    async def operation(self, id: int) -> OperationStatus:
+        """How far an operation is.
+
+        Raises:
+            NotFound: There is no such operation.
+        """
+        ...
+
+    async def operations(
+        self, *, state: OperationState | None = None, limit: int = 100
+    ) -> Sequence[OperationStatus]:
+        """Operations, the newest first."""
+        ...
+
+    async def operation_letters(self, id: int) -> dict[UUID, LetterState]:
         """The letters of an operation, and the state that each of them is in now.
 
         Raises:
             NotFound: There is no such operation.
+        """
+        ...
+
+    async def left_out(self, id: int, *, limit: int = 1000) -> Sequence[LeftOut]:
+        """The letters of an operation that it has not run or changed, and why.
+
+        Raises:
+            NotFound: There is no such operation.
+        """
+        ...
+
+    async def lane(self, topic: str, key: bytes) -> Sequence[LaneView]:
+        """What a key's lane is at in each group that consumes the topic.
+
+        Raises:
+            NotFound: There is no such topic.
+        """
+        ...
+
+    async def trace(self, event_id: UUID, *, with_chain: bool, limit: int) -> Trace:
+        """Where an event lies, what became of it, and what it caused: at most `limit` events.
+
+        It may read the whole log, and lets the event loop turn meanwhile.
+
+        Raises:
+            NotFound: There is no such event on the log, and no group has kept it.
         """
         ...
 

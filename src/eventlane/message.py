@@ -20,6 +20,7 @@ __all__ = [
     "CAUSATION_ID",
     "CONTENT_TYPE",
     "CORRELATION_ID",
+    "EDITED_FROM",
     "EVENT_SOURCE",
     "EVENT_TYPE",
     "Message",
@@ -39,6 +40,8 @@ EVENT_SOURCE = "ce_source"
 CONTENT_TYPE = "content-type"
 CORRELATION_ID = "el-correlation-id"
 CAUSATION_ID = "el-causation-id"
+EDITED_FROM = "el-edited-from"
+"""The dead letter of which this event is an edited child."""
 
 
 class Position(NamedTuple):

@@ -1,7 +1,6 @@
-"""A bulk change of dead letters, tracked until it has ended."""
+"""A bulk change of dead letters, tracked until it has ended; and what one is begun with."""
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import get_args
 from uuid import UUID
 
@@ -9,42 +8,104 @@ from eventlane.broker import Broker
 from eventlane.config import did_you_mean
 from eventlane.errors import ConfigError
 from eventlane.failure import DeadLetter, LetterState
+from eventlane.query import Query, query_of
+from eventlane.replay import LeftOut, OperationState, OperationStatus
 
-__all__ = ["Operation", "checked_reason", "checked_state", "ids_of"]
+__all__ = [
+    "Operation",
+    "checked_operation_state",
+    "checked_reason",
+    "checked_state",
+    "ids_of",
+    "selection_of",
+]
 
 
 class Operation:
-    """A replay or an archiving of dead letters. Durable: it goes on without this object."""
+    """A replay, an archiving, … of dead letters. Durable: it goes on without this object."""
 
     def __repr__(self) -> str:
         return f"<Operation {self.id}>"
 
-    def __init__(self, id: int, broker: Broker, moved: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, id: int, broker: Broker, moved: Callable[[], Awaitable[None]], actor: str
+    ) -> None:
         self.id = id
         """What other processes find it by."""
         self._broker = broker
         self._moved = moved
+        self._actor = actor
+
+    async def status(self) -> OperationStatus:
+        """How far it is, and what it waits for."""
+        return await self._broker.operation(self.id)
 
     async def letters(self) -> dict[UUID, LetterState]:
         """Its dead letters, and the state that each of them is in now."""
-        return await self._broker.operation(self.id)
+        return await self._broker.operation_letters(self.id)
 
-    async def wait(self) -> dict[LetterState, int]:
-        """Wait until none of its letters is being replayed any more.
+    async def left_out(self, *, limit: int = 1000) -> Sequence[LeftOut]:
+        """Letters that it has skipped or returned, and why."""
+        return await self._broker.left_out(self.id, limit=limit)
 
-        A replay runs in a process that handles the group; without one this waits for one.
+    async def wait(self) -> OperationStatus:
+        """Wait until it has ended, or is paused.
+
+        A replay runs in a process that handles the group; without one this waits for one, and
+        `status` says so.
 
         Returns:
-            How many of its letters are in each state: `resolved`, `open` again, `archived`.
+            How it has ended: `failed` letters are open again, and so are `returned` ones.
 
         Cancellation:
             The operation goes on.
         """
         while True:
-            states = (await self.letters()).values()
-            if "replaying" not in states:
-                return dict(Counter(states))
+            status = await self.status()
+            if status.has_ended or status.state == "paused":
+                return status
             await self._moved()
+
+    async def pause(self, *, reason: str, actor: str | None = None) -> None:
+        """Release no further letters; those that were released go on.
+
+        Raises:
+            Conflict: It is paused already; the message says by whom.
+            Refused: It has ended, or was cancelled.
+        """
+        who, why = actor or self._actor, checked_reason(reason)
+        await self._broker.pause_operation(self.id, actor=who, reason=why)
+
+    async def resume(self, *, reason: str, actor: str | None = None) -> None:
+        """Let it go on where it was paused. What has died again until now counts no more.
+
+        Raises:
+            Conflict: It runs already.
+            Refused: It has ended, or was cancelled.
+        """
+        who, why = actor or self._actor, checked_reason(reason)
+        await self._broker.resume_operation(self.id, actor=who, reason=why)
+
+    async def cancel(self, *, reason: str, actor: str | None = None) -> None:
+        """Open the letters again that were not released; those that were released go on.
+
+        Raises:
+            Conflict: It was cancelled already; the message says by whom.
+            Refused: It has ended.
+        """
+        who, why = actor or self._actor, checked_reason(reason)
+        await self._broker.cancel_operation(self.id, actor=who, reason=why)
+
+
+def selection_of(
+    letters: DeadLetter | UUID | Iterable[DeadLetter | UUID] | Query | str,
+) -> list[UUID] | Query:
+    """What an operation is about: letters that are named, or a query.
+
+    Raises:
+        ConfigError: It is something else, or nothing.
+    """
+    return query_of(letters) if isinstance(letters, Query | str) else ids_of(letters)
 
 
 def ids_of(letters: DeadLetter | UUID | Iterable[DeadLetter | UUID]) -> list[UUID]:
@@ -86,10 +147,23 @@ def checked_state(state: LetterState | None) -> LetterState | None:
     Raises:
         ConfigError: There is none such.
     """
-    known: tuple[str, ...] = get_args(LetterState)
+    _refuse_unknown(state, get_args(LetterState))
+    return state
+
+
+def checked_operation_state(state: OperationState | None) -> OperationState | None:
+    """A state of operations to look for.
+
+    Raises:
+        ConfigError: There is none such.
+    """
+    _refuse_unknown(state, get_args(OperationState))
+    return state
+
+
+def _refuse_unknown(state: str | None, known: tuple[str, ...]) -> None:
     if state is not None and state not in known:
         raise ConfigError(
             f"state={state!r}: expected None for all, or one of {', '.join(known)}. "
             f"{did_you_mean(str(state), known)}"
         )
-    return state

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventlane import App, ConfigError, Conflict, EventlaneError, NotFound, Refused
-from eventlane.cli import look, operate, run
+from eventlane.cli import look, operate, prove, run
 from eventlane.cli.loading import load_app
 from eventlane.cli.output import add_place
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "run":
             return run.run(options)
+        if options.command == "prove":
+            return prove.run(options)
         return asyncio.run(_connected(options))
     except _REFUSALS as error:
         print(f"refused: {error}", file=sys.stderr)
@@ -89,4 +91,5 @@ def _parser() -> argparse.ArgumentParser:
     look.add_commands(commands)
     operate.add_commands(commands)
     run.add_command(commands)
+    prove.add_command(commands)
     return parser

@@ -60,9 +60,11 @@ async def _replay(app: App, options: argparse.Namespace) -> int:
     await _say_who_is_missing(app)
     ended = await operation.wait()
     await _print(operation, options)
-    if not ended.get("resolved"):
+    if ended.state == "paused":
+        print(f"paused: {ended.why}", file=sys.stderr)
+    if not ended.resolved:
         return 1
-    return 4 if ended.get("open") else 0
+    return 0 if ended.resolved == ended.total else 4
 
 
 async def _say_who_is_missing(app: App) -> None:

@@ -18,9 +18,9 @@ from eventlane.message import (
 )
 from eventlane.message import event_id as new_id
 from eventlane.serde import Codecs
-from eventlane.topic import Topic
+from eventlane.topic import DLQ_SUFFIX, Topic
 
-__all__ = ["Outgoing", "Serialiser"]
+__all__ = ["Outgoing", "Serialiser", "refuse_dlq"]
 
 
 class Outgoing(NamedTuple):
@@ -109,6 +109,7 @@ class Serialiser:
             block = encode_headers({**_checked(headers), **out.headers})
         target = out.topic
         if topic is not None:
+            refuse_dlq(topic)
             target = Topic(topic).name
         return target, Record(
             new_id(now_ms) if event_id is None else event_id.bytes,
@@ -149,6 +150,19 @@ class Serialiser:
             f"{out.declared.name}: expected at most {self._bytes_max:,} bytes serialised, got "
             f"{len(value):,}. Publish a reference to the large part, or raise "
             "Limits(event_bytes_max=…)."
+        )
+
+
+def refuse_dlq(topic: str) -> None:
+    """Refuse to publish where only dead letters are published, and by nobody but Eventlane.
+
+    Raises:
+        EventRefused: The topic is one of these.
+    """
+    if topic.endswith(DLQ_SUFFIX):
+        raise EventRefused(
+            f"topic {topic!r}: expected a name that does not end in {DLQ_SUFFIX!r}; what Eventlane "
+            "itself publishes of dead letters goes there. Publish to another topic."
         )
 
 

@@ -5,7 +5,7 @@ promises, and breaks one of them in the way in which a real broker might.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -14,13 +14,23 @@ from eventlane.account import Status
 from eventlane.broker import Broker, Consumer
 from eventlane.errors import Conflict, Fenced, Refused
 from eventlane.message import Position, Record
-from eventlane.settlement import Acquired, Batch, Change, GroupSpec, Settlement
+from eventlane.query import Query
+from eventlane.settlement import (
+    Acquired,
+    Batch,
+    Change,
+    GroupSpec,
+    LaneState,
+    Parked,
+    Settlement,
+)
 from eventlane.testing import (
     group_cases,
     lane_cases,
     letter_cases,
     log_cases,
     operator_cases,
+    parking_cases,
 )
 from eventlane.testing.conformance import Case
 from eventlane.testing.passing import PassingBroker, PassingConsumer
@@ -105,15 +115,15 @@ class _CountsTwice(PassingBroker):
 class _LetsBothWin(PassingBroker):
     """Tells every operator that he was first."""
 
-    async def replay(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+    async def replay(self, letters: Sequence[UUID] | Query, **options: Any) -> int:
         try:
-            return await self.real.replay(ids, actor=actor, reason=reason)
+            return await self.real.replay(letters, **options)
         except (Conflict, Refused):
             return 1
 
-    async def archive(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+    async def archive(self, letters: Sequence[UUID] | Query, **options: Any) -> int:
         try:
-            return await self.real.archive(ids, actor=actor, reason=reason)
+            return await self.real.archive(letters, **options)
         except (Conflict, Refused):
             return 1
 
@@ -121,13 +131,13 @@ class _LetsBothWin(PassingBroker):
 class _ReplaysToAll(PassingBroker):
     """Replays an event in every group in which it is dead."""
 
-    async def replay(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
+    async def replay(self, letters: Sequence[UUID] | Query, **options: Any) -> int:
         every = await self.real.dead_letters()
-        events = {letter.event_id for letter in every if letter.id in ids}
+        events = {
+            each.event_id for each in every if not isinstance(letters, Query) and each.id in letters
+        }
         return await self.real.replay(
-            [letter.id for letter in every if letter.event_id in events],
-            actor=actor,
-            reason=reason,
+            [each.id for each in every if each.event_id in events], **options
         )
 
 
@@ -224,6 +234,61 @@ class _ForgetsDueTimes(_ForgetsOnTakeover):
         return msgspec.structs.replace(acquired, attempts=attempts)
 
 
+class _ForgetsParkedAttempts(PassingConsumer):
+    """Knows what is parked, and not how often it has failed."""
+
+    async def fetch_parked(
+        self, topic: str, partition: int, lane: bytes | int, after: int, count_max: int
+    ) -> Sequence[Parked]:
+        rows = await self.real.fetch_parked(topic, partition, lane, after, count_max)
+        return [Parked(offset, record, None) for offset, record, _ in rows]
+
+
+class _ForgetsGaps(_ForgetsOnTakeover):
+    """Does not know any more what lanes have passed over."""
+
+    def forget(self, acquired: Acquired) -> Acquired:
+        lanes = tuple(msgspec.structs.replace(each, gaps=()) for each in acquired.lanes)
+        return msgspec.structs.replace(acquired, lanes=lanes)
+
+
+class _ParkedAreDueAtOnce(_ForgetsOnTakeover):
+    """Does not know any more until when a parked retry is to wait."""
+
+    def forget(self, acquired: Acquired) -> Acquired:
+        lanes = tuple(
+            msgspec.structs.replace(each, due_ms=0) if each.due_ms else each
+            for each in acquired.lanes
+        )
+        return msgspec.structs.replace(acquired, lanes=lanes)
+
+    async def fetch_parked(
+        self, topic: str, partition: int, lane: bytes | int, after: int, count_max: int
+    ) -> Sequence[Parked]:
+        rows = await self.real.fetch_parked(topic, partition, lane, after, count_max)
+        return [
+            Parked(offset, record, attempts and msgspec.structs.replace(attempts, due_ms=0))
+            for offset, record, attempts in rows
+        ]
+
+
+class _KnowsNoOtherLanes(PassingConsumer):
+    """Says of lanes that are looked up that they are free."""
+
+    async def fetch_lanes(
+        self, topic: str, partition: int, lanes: Sequence[bytes | int]
+    ) -> Sequence[LaneState]:
+        found = await self.real.fetch_lanes(topic, partition, lanes)
+        return [each for each in found if each.is_free]
+
+
+class _ForgetsSuspects(_ForgetsOnTakeover):
+    """Does not tell what was in flight when a process died."""
+
+    def forget(self, acquired: Acquired) -> Acquired:
+        return msgspec.structs.replace(acquired, suspects=())
+
+
 class _ForgetsBlockers(_ForgetsOnTakeover):
     """Opens all lanes when a partition changes its owner."""
 
@@ -281,6 +346,26 @@ BROKEN: dict[str, Broken] = {
     ),
     "drops parked events": Broken(
         _without("parked"), group_cases.parked_events_are_read_back_in_order_byte_for_byte
+    ),
+    "forgets the attempts of parked events": Broken(
+        _settling(_ForgetsParkedAttempts),
+        parking_cases.attempts_of_a_parked_event_never_go_down_over_restarts,
+    ),
+    "forgets due times of parked events": Broken(
+        _settling(_ParkedAreDueAtOnce),
+        parking_cases.a_parked_retry_is_not_early_and_nothing_passes_it,
+    ),
+    "forgets lanes that are not in memory": Broken(
+        _settling(_KnowsNoOtherLanes),
+        parking_cases.more_parked_lanes_than_memory_holds_keep_their_order,
+    ),
+    "forgets gaps": Broken(
+        _settling(_ForgetsGaps),
+        parking_cases.gaps_name_what_a_lane_passed_over_until_it_is_resolved,
+    ),
+    "forgets what was in flight": Broken(
+        _settling(_ForgetsSuspects),
+        group_cases.what_was_in_flight_at_an_unclean_end_is_suspected,
     ),
     "drops dead letters": Broken(
         _without("dead"), letter_cases.a_dead_letter_keeps_the_whole_event_and_how_it_failed

@@ -2,7 +2,7 @@
 
 from eventlane.errors import ConfigError, Fenced, NotFound
 from eventlane.message import Record, encode_headers
-from eventlane.settlement import Acquired, Lost, Paused
+from eventlane.settlement import Acquired, LaneState, Lost, Parked, Paused
 from eventlane.testing.stage import (
     GROUP,
     TOPIC,
@@ -29,9 +29,11 @@ __all__ = [
     "a_watermark_never_goes_down",
     "attempts_are_written_over_and_cleared",
     "parked_events_are_read_back_in_order_byte_for_byte",
+    "parked_lanes_are_read_in_the_order_in_which_they_are_due",
     "partitions_go_to_the_next_member_with_a_greater_epoch",
     "published_events_and_the_outcome_are_written_together",
     "the_account_balances_after_every_settlement",
+    "what_was_in_flight_at_an_unclean_end_is_suspected",
     "where_a_group_starts_is_decided_once",
 ]
 
@@ -84,6 +86,7 @@ async def a_settlement_survives_reopening(make: Factory) -> None:
         consumer = await broker.join(spec())
         own = await acquired(consumer)
         dead = letter(own, 2, records[2])
+        lane = LaneState(lane=b"k2", parked=1, head=5, due_ms=None, blockers=(2,), gaps=(1,))
         await consumer.settle(
             [
                 settlement(
@@ -94,7 +97,8 @@ async def a_settlement_survives_reopening(make: Factory) -> None:
                     done=3,
                     skipped=1,
                     attempts=[attempts(3, 2, due_ms=77)],
-                    parked=[(5, records[5])],
+                    parked=[(b"k2", 5, records[5])],
+                    lanes=[lane],
                     dead=[dead],
                 )
             ]
@@ -106,10 +110,10 @@ async def a_settlement_survives_reopening(make: Factory) -> None:
         assert again.watermark == 3
         assert tuple(map(tuple, again.settled)) == ((4, 6), (8, 9))
         assert again.attempts == (attempts(3, 2, due_ms=77),)
-        (lane,) = again.lanes
-        assert (lane.key, lane.parked, tuple(lane.blockers), lane.stops) == (b"k2", 1, (2,), False)
+        assert again.lanes == (lane,)
+        assert list(await consumer.fetch_lanes(TOPIC, 0, [b"k1", b"k2"])) == [lane]
         rows = await consumer.fetch_parked(TOPIC, 0, b"k2", -1, 10)
-        assert list(rows) == [(5, records[5])]
+        assert list(rows) == [(5, records[5], None)]
         (kept,) = await broker.dead_letters(group=GROUP)
         assert kept.parked_followers == 1
         assert (kept.id, kept.state, kept.version) == (dead.id, "open", 1)
@@ -152,20 +156,76 @@ async def parked_events_are_read_back_in_order_byte_for_byte(make: Factory) -> N
         await broker.append([(TOPIC, records)])
         consumer = await broker.join(spec())
         own = await acquired(consumer)
-        rows = list(enumerate(records))
-        await consumer.settle([settlement(own, 22, parked=rows, dispatched=21)])
+        rows = [(each.key or b"", offset, each) for offset, each in enumerate(records)]
+        lanes = [
+            LaneState(lane=key, parked=11, head=at) for at, key in enumerate((b"a", b"b\x00\xff"))
+        ]
+        await consumer.settle([settlement(own, 22, parked=rows, lanes=lanes, dispatched=21)])
         for key in (b"a", b"b\x00\xff"):
-            mine = [(offset, each) for offset, each in rows if each.key == key]
-            found: list[tuple[int, Record]] = []
+            mine = [(offset, each, None) for _, offset, each in rows if each.key == key]
+            found: list[Parked] = []
             while more := await consumer.fetch_parked(
                 TOPIC, 0, key, found[-1][0] if found else -1, 4
             ):
                 assert len(more) <= 4
                 found += more
             assert found == mine
-        await consumer.settle([settlement(own, 22, done=2, unparked=[0, 4])])
-        left = await consumer.fetch_parked(TOPIC, 0, b"a", -1, 100)
-        assert [offset for offset, _ in left] == [2, *range(6, 22, 2)]
+        rest = LaneState(lane=b"a", parked=9, head=4)
+        await consumer.settle([settlement(own, 22, done=2, unparked=2, lanes=[rest])])
+        left = await consumer.fetch_parked(TOPIC, 0, b"a", rest.head - 1, 100)
+        assert [each.offset for each in left] == list(range(4, 22, 2))
+        await consumer.settle(
+            [settlement(own, 22, done=9, unparked=9, lanes=[LaneState(lane=b"a")])]
+        )
+        assert not await consumer.fetch_parked(TOPIC, 0, b"a", -1, 100)
+        assert not await consumer.fetch_lanes(TOPIC, 0, [b"a"])
+        assert (await broker.status()).groups[GROUP].parked == 11
+
+
+async def parked_lanes_are_read_in_the_order_in_which_they_are_due(make: Factory) -> None:
+    """A lane comes back with its due time and its head's attempts; the one due first in front."""
+    due_ms = {b"a": 300, b"b": 100, b"c": None, b"d": 200}
+    records = [record(key, "1") for key in due_ms]
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, records)])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        failed = [attempts(0, 2, due_ms=300, lane=b"a")]
+        lanes = [
+            LaneState(
+                lane=key, parked=1, head=at, due_ms=due, blockers=() if due is not None else (0,)
+            )
+            for at, (key, due) in enumerate(due_ms.items())
+        ]
+        parked = [(key, at, records[at]) for at, key in enumerate(due_ms)]
+        await consumer.settle(
+            [settlement(own, 4, dispatched=3, parked=parked, lanes=lanes, attempts=failed)]
+        )
+        first = await consumer.fetch_due_lanes(TOPIC, 0, 2)
+        assert [(each.lane, each.due_ms) for each in first] == [(b"b", 100), (b"d", 200)]
+        assert [each.lane for each in await consumer.fetch_due_lanes(TOPIC, 0, 9)] == [
+            b"b",
+            b"d",
+            b"a",
+        ]
+        assert list(await consumer.fetch_parked(TOPIC, 0, b"a", -1, 9)) == [
+            (0, records[0], failed[0])
+        ]
+
+
+async def what_was_in_flight_at_an_unclean_end_is_suspected(make: Factory) -> None:
+    """Suspects are kept until they are settled, and none are made where a member left in order."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, [record("a", str(number)) for number in range(4)])])
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        assert own.suspects == ()
+        await consumer.settle([settlement(own, 1, done=1, suspects=[(1, 3, 2)])])
+        await consumer.leave()
+        again = await acquired(await broker.join(spec()))
+        assert tuple(map(tuple, again.suspects)) == ((1, 3, 2),)
 
 
 async def a_stale_epoch_is_fenced_and_nothing_is_written(make: Factory) -> None:
@@ -266,16 +326,18 @@ async def the_account_balances_after_every_settlement(make: Factory) -> None:
         await broker.append([(TOPIC, records)])
         consumer = await broker.join(spec())
         own = await acquired(consumer)
+        parked = [(b"a", 3, records[3]), (b"a", 4, records[4])]
+        lane = LaneState(lane=b"a", parked=2, head=3, due_ms=None, blockers=(2,))
         steps = [
             (settlement(own, 2, done=2), (2, 6, 0, 0, 0)),
             (settlement(own, 2, attempts=[attempts(2, 1)]), (2, 6, 0, 0, 0)),
             (settlement(own, 3, dead=[letter(own, 2, records[2])], cleared=[2]), (2, 5, 0, 1, 0)),
-            (settlement(own, 5, parked=[(3, records[3]), (4, records[4])]), (2, 3, 2, 1, 0)),
+            (settlement(own, 5, parked=parked, lanes=[lane]), (2, 3, 2, 1, 0)),
             (settlement(own, 5, settled=((6, 7),), done=1), (3, 2, 2, 1, 0)),
             (settlement(own, 5, settled=((6, 8),), skipped=1), (3, 1, 2, 1, 1)),
-            (settlement(own, 8, done=2, unparked=[3]), (5, 0, 1, 1, 1)),
+            (settlement(own, 8, done=2, unparked=1), (5, 0, 1, 1, 1)),
             (
-                settlement(own, 8, unparked=[4], dead=[letter(own, 4, records[4])]),
+                settlement(own, 8, unparked=1, dead=[letter(own, 4, records[4])]),
                 (5, 0, 0, 2, 1),
             ),
         ]

@@ -92,7 +92,7 @@ async def a_letter_that_parks_closes_its_lane_until_it_is_archived(make: Factory
         assert (letter.on_dead, letter.parked_followers) == ("park", 2)
         operation = await app.archive(letter, reason="not needed")
         account = await _run(app)
-        assert await operation.wait() == {"archived": 1}
+        assert (await operation.wait()).changed == 1
         assert stage.journal.numbers("a") == [0, 1, 2, 3]
         assert (account.done, account.archived, account.parked, account.dead) == (7, 1, 0, 0)
 
@@ -107,7 +107,7 @@ async def a_letter_that_parks_closes_its_lane_until_it_is_resolved(make: Factory
         del stage.poison["a", 1]
         operation = await app.replay(await _letter(app), reason="mended")
         account = await _run(app)
-        assert await operation.wait() == {"resolved": 1}
+        assert (await operation.wait()).resolved == 1
         assert stage.journal.numbers("a") == [0, 1, 1, 2, 3]
         runs = stage.journal.of("a")
         assert [run.replayed for run in runs] == [False, False, True, False, False]
@@ -221,7 +221,7 @@ async def a_replayed_letter_that_fails_again_is_open_again(make: Factory) -> Non
         for count in (1, 2):
             operation = await app.replay(await _letter(app), reason="try")
             account = await _run(app)
-            assert await operation.wait() == {"open": 1}
+            assert (await operation.wait()).failed == 1
             letter = await _letter(app)
             assert (letter.id, letter.replay_count, letter.on_dead) == (first.id, count, "park")
             assert letter.version > first.version

@@ -11,7 +11,7 @@ import msgspec
 from eventlane.broker import Broker, Consumer
 from eventlane.errors import Conflict, NotFound, Refused
 from eventlane.message import derived_id
-from eventlane.settlement import Acquired, Command, LetterChange
+from eventlane.settlement import Acquired, Command, LaneState, LetterChange
 from eventlane.testing.stage import (
     GROUP,
     TOPIC,
@@ -49,13 +49,15 @@ async def _group_with_letters(
     """A group in which events 0 to 3 are dead."""
     consumer = await broker.join(spec(group))
     own = await acquired(consumer)
+    lanes: list[LaneState] = []
     dead = [
         letter(own, offset, _RECORDS[offset], group=group, on_dead="continue")
         for offset in range(4)
     ]
     if on_dead == "park":
         dead = [msgspec.structs.replace(each, on_dead="park") for each in dead]
-    await consumer.settle([settlement(own, 4, dead=dead)])
+        lanes = [LaneState(lane=b"k0", blockers=(0, 2)), LaneState(lane=b"k1", blockers=(1, 3))]
+    await consumer.settle([settlement(own, 4, dead=dead, lanes=lanes)])
     yield consumer, own
 
 
@@ -161,7 +163,7 @@ async def a_command_waits_for_an_owner_and_is_carried_out_once(make: Factory) ->
             ids[0],
             "replaying",
         )
-        resolved = LetterChange(ids[0], command.letter.offset, "resolved", "done")
+        resolved = LetterChange(ids[0], command.letter.offset, b"k0", "resolved", "done")
         await consumer.settle([settlement(own, 4, letters=[resolved], commands=[command.id])])
         account = (await broker.status()).groups[GROUP]
         assert (account.done, account.dead, account.pending) == (1, 3, 0)
@@ -189,7 +191,7 @@ async def a_letter_that_fails_again_is_open_with_a_greater_replay_count(make: Fa
                     replay_count=command.letter.replay_count + 1,
                 )
                 failed = msgspec.structs.replace(failed, id=one, error_message=f"failure {count}")
-                change = LetterChange(one, 0, "open", "dead", failed)
+                change = LetterChange(one, 0, b"k0", "open", "dead", failed)
                 await consumer.settle([settlement(own, 4, letters=[change], commands=[command.id])])
                 (kept,) = [each for each in await broker.dead_letters() if each.id == one]
                 assert (kept.replay_count, kept.error_message) == (count, f"failure {count}")
@@ -214,13 +216,14 @@ async def an_archived_letter_opens_its_lane_if_it_closed_it(make: Factory) -> No
             assert (command.kind, command.letter.id) == ("open", ids[0])
             account = (await broker.status()).groups["closed"]
             assert (account.archived, account.dead, account.pending) == (1, 3, 1)
-            await consumer.settle([settlement(own, 4, commands=[command.id])])
+            opened = LaneState(lane=b"k0", blockers=(2,), gaps=(0,))
+            await consumer.settle([settlement(own, 4, commands=[command.id], lanes=[opened])])
             account = (await broker.status()).groups["closed"]
             assert account.pending == 0
             assert account.balances
             await consumer.leave()
             again = await acquired(await broker.join(spec("closed")))
-            blockers = {lane.key: tuple(lane.blockers) for lane in again.lanes}
+            blockers = {lane.lane: tuple(lane.blockers) for lane in again.lanes}
             assert blockers == {b"k0": (2,), b"k1": (1, 3)}
 
 
@@ -249,9 +252,9 @@ async def an_operation_says_what_became_of_its_letters(make: Factory) -> None:
             ids = await _ids(broker)
             operation = await broker.replay(ids[:2], actor="me", reason="x")
             other = await broker.archive(ids[2:], actor="me", reason="y")
-            assert await broker.operation(operation) == dict.fromkeys(ids[:2], "replaying")
-            assert await broker.operation(other) == dict.fromkeys(ids[2:], "archived")
-            await refused(NotFound, lambda: broker.operation(operation + other + 1))
+            assert await broker.operation_letters(operation) == dict.fromkeys(ids[:2], "replaying")
+            assert await broker.operation_letters(other) == dict.fromkeys(ids[2:], "archived")
+            await refused(NotFound, lambda: broker.operation_letters(operation + other + 1))
 
 
 async def dead_letters_are_found_by_group_and_state_and_in_pages(make: Factory) -> None:

@@ -262,7 +262,7 @@ def settlement(own: Acquired, watermark: int, **options: Any) -> Settlement:
     return Settlement(**{**given, **options})
 
 
-def attempts(offset: int, count: int, *, due_ms: int = 0) -> Attempts:
+def attempts(offset: int, count: int, *, due_ms: int = 0, lane: bytes | int = b"a") -> Attempts:
     """The stored attempts of an event that has failed so often."""
     history = tuple(
         Attempt(
@@ -276,7 +276,7 @@ def attempts(offset: int, count: int, *, due_ms: int = 0) -> Attempts:
         )
         for number in range(1, count + 1)
     )
-    return Attempts(offset, count, due_ms, 1, 0, history)
+    return Attempts(offset, count, due_ms, 1, 0, history, lane=lane)
 
 
 def letter(
@@ -297,6 +297,7 @@ def letter(
         offset=offset,
         group=group,
         handler="stage.handle",
+        lane=offset if what.key is None else what.key,
         key=what.key,
         value=what.value,
         header_block=what.headers,

@@ -3,18 +3,30 @@
 import asyncio
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
 from eventlane.account import Status
 from eventlane.broker import Consumer
-from eventlane.brokers.embedded import operators
+from eventlane.brokers.embedded import (
+    groups,
+    inspection,
+    letters,
+    lifecycle,
+    operations,
+    operators,
+    overview,
+    selection,
+    tracing,
+)
 from eventlane.brokers.embedded.consumer import EmbeddedConsumer
 from eventlane.brokers.embedded.file import File, Synchronous
+from eventlane.brokers.embedded.inspection import snapshot
 from eventlane.brokers.embedded.log import LogReader, LogTopic, ensure_topic
 from eventlane.brokers.embedded.members import Members
-from eventlane.brokers.embedded.operators import By
+from eventlane.brokers.embedded.operators import By, Wanted
 from eventlane.brokers.embedded.retention import trim
 from eventlane.brokers.embedded.status import read_status
 from eventlane.brokers.embedded.watch import Watch
@@ -24,8 +36,27 @@ from eventlane.config import Limits
 from eventlane.errors import ConfigError, NotFound, StorageError
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.message import Position, Record
+from eventlane.query import Query
+from eventlane.replay import (
+    UNPACED,
+    LeftOut,
+    OperationKind,
+    OperationState,
+    OperationStatus,
+    Pace,
+    Plan,
+)
 from eventlane.settlement import Batch, GroupSpec
 from eventlane.topic import Topic
+from eventlane.views import (
+    FailureSummary,
+    LaneView,
+    LetterEvent,
+    RemovalPlan,
+    ResetPlan,
+    ResetTo,
+    Trace,
+)
 
 __all__ = ["EmbeddedBroker", "open_broker"]
 
@@ -88,6 +119,7 @@ class EmbeddedBroker:
         self.url = url
         self.durability = durability
         self._clock = clock
+        self._limits = limits
         self._temporary = temporary
         """The directory, where it goes with the broker."""
         self._loop = asyncio.get_running_loop()
@@ -172,6 +204,7 @@ class EmbeddedBroker:
             watch=self._watch,
             members=self._members,
             clock=self._clock,
+            limits=self._limits,
             topic_named=self._topic_named,
         )
         try:
@@ -185,19 +218,96 @@ class EmbeddedBroker:
 
     # --- operators and queries --------------------------------------------------------------
 
-    async def replay(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
-        """See `Operators.replay`.
+    async def replay(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        pace: Pace = UNPACED,
+        allow_gap: bool = False,
+    ) -> int:
+        """See `Operators.replay`."""
+        return await self._operate("replay", letters, actor, reason, pace, allow_gap=allow_gap)
+
+    async def archive(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+        """See `Operators.archive`."""
+        return await self._operate("archive", letters, actor, reason)
+
+    async def restore(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+        """See `Operators.restore`."""
+        return await self._operate("restore", letters, actor, reason)
+
+    async def _operate(
+        self,
+        kind: OperationKind,
+        letters: Sequence[UUID] | Query,
+        actor: str,
+        reason: str,
+        pace: Pace = UNPACED,
+        *,
+        allow_gap: bool = False,
+    ) -> int:
+        selected = await selection.select(
+            self._file, letters, kind=kind, replays_max=self._limits.replays_max
+        )
+        by = By(actor, reason, self._clock.now_ms())
+        wanted = Wanted(kind, self._limits.replays_max, pace, allow_gap)
+        if isinstance(letters, Query):
+            wanted = wanted._replace(query=str(letters))
+        selected.check(wanted.query, allow_gap=allow_gap)
+        operation = await self._writer.change(
+            lambda change: operators.begin(change, wanted, selected.steps, by)
+        )
+        if kind != "replay":
+            await self._go_on(operation)
+        return operation
+
+    async def _go_on(self, operation: int) -> None:
+        """Take the steps of an operation that no owner is needed for; others may, too."""
+        now_ms = self._clock.now_ms()
+        while await self._writer.change(lambda change: operations.go_on(change, operation, now_ms)):
+            pass
+
+    async def edit(
+        self, letter: UUID, record: Record, *, diff: str, actor: str, reason: str
+    ) -> int:
+        """See `Operators.edit`."""
+        by = By(actor, reason, self._clock.now_ms())
+        return await self._writer.change(
+            lambda change: operators.edit(change, letter, record, diff, by)
+        )
+
+    async def republish(self, letter: UUID, record: Record, *, actor: str, reason: str) -> Position:
+        """See `Operators.republish`.
 
         Raises:
-            Refused: Also where an earlier letter keeps the lane closed and is not among them.
+            NotFound: There is no such letter.
         """
         by = By(actor, reason, self._clock.now_ms())
-        return await self._writer.change(lambda change: operators.replay(change, ids, by))
+        found = await self.dead_letters(ids=[letter], state=None)
+        if not found:
+            raise NotFound(f"dead letter {letter}: there is none; nothing was changed")
+        topic = self._topic_named(found[0].topic)
+        return await self._writer.change(
+            lambda change: operators.republish(change, letter, record, topic, by)
+        )
 
-    async def archive(self, ids: Sequence[UUID], *, actor: str, reason: str) -> int:
-        """See `Operators.archive`."""
+    async def pause_operation(self, id: int, *, actor: str, reason: str) -> None:
+        """See `Operators.pause_operation`."""
         by = By(actor, reason, self._clock.now_ms())
-        return await self._writer.change(lambda change: operators.archive(change, ids, by))
+        await self._writer.change(lambda change: operators.pause_operation(change, id, by))
+
+    async def resume_operation(self, id: int, *, actor: str, reason: str) -> None:
+        """See `Operators.resume_operation`."""
+        by = By(actor, reason, self._clock.now_ms())
+        await self._writer.change(lambda change: operators.resume_operation(change, id, by))
+
+    async def cancel_operation(self, id: int, *, actor: str, reason: str) -> None:
+        """See `Operators.cancel_operation`."""
+        by = By(actor, reason, self._clock.now_ms())
+        await self._writer.change(lambda change: operators.cancel_operation(change, id, by))
+        await self._go_on(id)
 
     async def pause(self, group: str, *, actor: str, reason: str) -> None:
         """See `Operators.pause`."""
@@ -212,27 +322,117 @@ class EmbeddedBroker:
     async def status(self) -> Status:
         """See `Queries.status`."""
         with self._file.reading():
-            return read_status(self._file.reader, self._members.alive(), self._clock.now_ms())
+            return read_status(
+                self._file.reader,
+                self._members.alive(),
+                now_ms=self._clock.now_ms(),
+                absent_s_max=self._limits.absent_s,
+            )
 
     async def dead_letters(
         self,
         *,
         group: str | None = None,
         state: LetterState | None = "open",
+        query: Query | None = None,
         ids: Sequence[UUID] | None = None,
         limit: int = 1000,
         after: UUID | None = None,
     ) -> Sequence[DeadLetter]:
         """See `Queries.dead_letters`."""
         with self._file.reading():
-            return operators.dead_letters(
-                self._file.reader, group=group, state=state, ids=ids, limit=limit, after=after
+            return letters.dead_letters(
+                self._file.reader,
+                group=group,
+                state=state,
+                query=query,
+                ids=ids,
+                limit=limit,
+                after=after,
             )
 
-    async def operation(self, id: int) -> dict[UUID, LetterState]:
+    async def failures(self, *, group: str | None, state: LetterState) -> Sequence[FailureSummary]:
+        """See `Queries.failures`."""
+        with self._file.reading():
+            return letters.summaries(self._file.reader, group=group, state=state)
+
+    async def letter_history(self, id: UUID) -> Sequence[LetterEvent]:
+        """See `Queries.letter_history`."""
+        with self._file.reading():
+            return letters.history(self._file.reader, id)
+
+    async def plan_replay(self, letters: Sequence[UUID] | Query) -> Plan:
+        """See `Queries.plan_replay`."""
+        selected = await selection.select(
+            self._file, letters, kind="replay", replays_max=self._limits.replays_max
+        )
+        return selected.plan
+
+    async def operation(self, id: int) -> OperationStatus:
         """See `Queries.operation`."""
         with self._file.reading():
-            return operators.letters_of_operation(self._file.reader, id)
+            return overview.operation(self._file.reader, id, self._live_members())
+
+    async def operations(
+        self, *, state: OperationState | None = None, limit: int = 100
+    ) -> Sequence[OperationStatus]:
+        """See `Queries.operations`."""
+        with self._file.reading():
+            return overview.operations(
+                self._file.reader, state=state, limit=limit, members=self._live_members()
+            )
+
+    async def operation_letters(self, id: int) -> dict[UUID, LetterState]:
+        """See `Queries.operation_letters`."""
+        with self._file.reading():
+            return overview.letters_of(self._file.reader, id)
+
+    async def left_out(self, id: int, *, limit: int = 1000) -> Sequence[LeftOut]:
+        """See `Queries.left_out`."""
+        with self._file.reading():
+            return overview.left_out(self._file.reader, id, limit)
+
+    # --- the life of groups, and looking ----------------------------------------------------
+
+    async def reset(
+        self, group: str, to: ResetTo, *, actor: str, reason: str, dry_run: bool
+    ) -> ResetPlan:
+        """See `Operators.reset`."""
+        if dry_run:
+            with snapshot(self._file) as connection:
+                return lifecycle.plan_reset(connection, group, to)
+        by = By(actor, reason, self._clock.now_ms())
+        return await self._writer.change(lambda change: lifecycle.reset(change, group, to, by))
+
+    async def rename_group(self, group: str, new: str, *, actor: str, reason: str) -> None:
+        """See `Operators.rename_group`."""
+        by = By(actor, reason, self._clock.now_ms())
+        await self._writer.change(
+            lambda change: lifecycle.rename(change, group, new, by, members=self._members)
+        )
+
+    async def remove_group(
+        self, group: str, *, actor: str, reason: str, dry_run: bool
+    ) -> RemovalPlan:
+        """See `Operators.remove_group`."""
+        if dry_run:
+            with snapshot(self._file) as connection:
+                return lifecycle.plan_removal(connection, group)
+        by = By(actor, reason, self._clock.now_ms())
+        return await self._writer.change(
+            lambda change: lifecycle.remove(change, group, by, members=self._members)
+        )
+
+    async def lane(self, topic: str, key: bytes) -> Sequence[LaneView]:
+        """See `Queries.lane`."""
+        members = Counter(each.group for each in self._members.alive())
+        return await inspection.lane_views(
+            self._file, self._log, self._topic_named(topic), key, members
+        )
+
+    async def trace(self, event_id: UUID, *, with_chain: bool, limit: int) -> Trace:
+        """See `Queries.trace`."""
+        return await tracing.trace(self._file, event_id, with_chain=with_chain, limit=limit)
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -259,6 +459,9 @@ class EmbeddedBroker:
 
     # --- within -----------------------------------------------------------------------------
 
+    def _live_members(self) -> Counter[str]:
+        return Counter(each.group for each in self._members.alive())
+
     def _topic_named(self, name: str) -> LogTopic:
         """A topic that exists; its number of partitions never changes, so it is read once."""
         topic = self._topics.get(name)
@@ -275,7 +478,10 @@ class EmbeddedBroker:
         self._retention = self._loop.call_later(_RETENTION_INTERVAL_S, self._retain)
 
     async def _try_retention(self) -> None:
+        now_ms = self._clock.now_ms()
+        alive = [each.group for each in self._consumers if not each.has_left]
         try:
-            await self.run_retention(self._clock.now_ms())
+            await self._writer.change(lambda transaction: groups.seen(transaction, alive, now_ms))
+            await self.run_retention(now_ms)
         except StorageError:
             _log.exception("%s: retention failed; it is tried again in a minute", self.url)

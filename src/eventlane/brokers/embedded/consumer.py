@@ -4,23 +4,25 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from eventlane.brokers.embedded import failures, groups
+from eventlane.brokers.embedded import failures, groups, operations
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.log import LogReader, LogTopic
 from eventlane.brokers.embedded.members import Member, Members
 from eventlane.brokers.embedded.watch import Watch
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.brokers.embedded.writer import Writer
-from eventlane.clock import Clock, SystemClock
+from eventlane.clock import Clock
+from eventlane.config import Limits
 from eventlane.errors import EventlaneError, StorageError, Unavailable
-from eventlane.message import Record
 from eventlane.settlement import (
     Acquired,
     Appended,
     Batch,
     Change,
     GroupSpec,
+    LaneState,
     Lost,
+    Parked,
     Paused,
     Settlement,
 )
@@ -44,6 +46,7 @@ class EmbeddedConsumer:
         watch: Watch,
         members: Members,
         clock: Clock,
+        limits: Limits,
         topic_named: Callable[[str], LogTopic],
     ) -> None:
         self._spec = spec
@@ -54,6 +57,7 @@ class EmbeddedConsumer:
         self._watch = watch
         self._members = members
         self._clock = clock
+        self._limits = limits
         self._topic_named = topic_named
         self._changes: list[Change] = []
         """What to report next, in order."""
@@ -73,6 +77,11 @@ class EmbeddedConsumer:
         self.is_abandoned = False
         """A handler that does not end keeps its partitions until the process exits."""
         self.has_left = False
+
+    @property
+    def group(self) -> str:
+        """The group's name."""
+        return self._spec.name
 
     # --- broker.Consumer --------------------------------------------------------------------
 
@@ -99,12 +108,38 @@ class EmbeddedConsumer:
             return self._log.fetch(topic, partition, offset, count_max)
 
     async def fetch_parked(
-        self, topic: str, partition: int, key: bytes | None, after: int, count_max: int
-    ) -> Sequence[tuple[int, Record]]:
+        self, topic: str, partition: int, lane: bytes | int, after: int, count_max: int
+    ) -> Sequence[Parked]:
         """See `Consumer.fetch_parked`."""
         place = (self._spec.name, topic, partition)
         with self._file.reading():
-            return failures.parked(self._log.connection, place, key, after, count_max)
+            return failures.parked(self._log.connection, place, lane, after, count_max)
+
+    async def fetch_lanes(
+        self, topic: str, partition: int, lanes: Sequence[bytes | int]
+    ) -> Sequence[LaneState]:
+        """See `Consumer.fetch_lanes`."""
+        place = (self._spec.name, topic, partition)
+        with self._file.reading():
+            return failures.lanes(self._log.connection, place, lanes)
+
+    async def fetch_due_lanes(
+        self, topic: str, partition: int, count_max: int
+    ) -> Sequence[LaneState]:
+        """See `Consumer.fetch_due_lanes`."""
+        place = (self._spec.name, topic, partition)
+        with self._file.reading():
+            return failures.due_lanes(self._log.connection, place, count_max)
+
+    async def advance_operations(self) -> int | None:
+        """See `Consumer.advance_operations`."""
+        group, now_ms = self._spec.name, self._clock.now_ms()
+        with self._file.reading():
+            if not operations.any_running(self._log.connection, group):
+                return None
+        return await self._writer.change(
+            lambda transaction: operations.advance(transaction, group, now_ms)
+        )
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """See `Consumer.settle`. What was published to an unknown topic is `NotFound`."""
@@ -131,11 +166,9 @@ class EmbeddedConsumer:
         """See `Consumer.abandon`."""
         self.is_abandoned = self._member.is_abandoned = True
 
-    def beat(self, in_flight: int, held: int) -> None:
+    def beat(self, in_flight: int, held: int, blocked: Sequence[str] = ()) -> None:
         """See `Consumer.beat`."""
-        heartbeat = self._member.heartbeat
-        heartbeat.in_flight, heartbeat.held = in_flight, held
-        self._member.seen_s = SystemClock.monotonic_s()
+        self._member.report(in_flight, held, blocked)
 
     async def leave(self) -> None:
         """See `Consumer.leave`. Safe to call twice."""
@@ -148,7 +181,13 @@ class EmbeddedConsumer:
         try:
             if self._taking is not None:
                 await asyncio.wait((self._taking,))
-            await self._writer.change(lambda transaction: groups.leave(transaction, group, member))
+            now_ms = self._clock.now_ms()
+
+            def leave(transaction: Transaction) -> None:
+                groups.leave(transaction, group, member)
+                groups.seen(transaction, [group], now_ms)
+
+            await self._writer.change(leave)
         finally:
             # Also when that could not be written: without its file it is dead for everybody.
             self._members.leave(self._member)
@@ -171,14 +210,16 @@ class EmbeddedConsumer:
             self._paused = row[0]
             self._report(Paused(self._paused))
         self._others.clear()
+        ours: dict[tuple[str, int], int] = {}
         for topic, partition, owner, epoch in groups.ownerships(connection, spec):
-            place = (topic, partition)
-            owned = self._owned.get(place)
-            if owner != self._member.id:
+            if owner == self._member.id:
+                ours[topic, partition] = epoch
+            else:
                 self._others.add(owner)
-            if owned is not None and (owner != self._member.id or epoch != owned):
+        for place, epoch in list(self._owned.items()):
+            if ours.get(place) != epoch:  # None: while it was frozen its group was removed
                 del self._owned[place], self._commands[place]
-                self._report(Lost(topic, partition))
+                self._report(Lost(*place))
         newest = failures.newest_command(connection)
         if newest > self._newest_command:
             for place, last in self._commands.items():
@@ -204,12 +245,19 @@ class EmbeddedConsumer:
 
     async def join(self, topics: Sequence[LogTopic]) -> None:
         """See `Broker.join`: register the group, and take what is free."""
-        spec, member, members = self._spec, self._member.id, self._members
+        spec, member, members, limits = self._spec, self._member.id, self._members, self._limits
         now_ms = self._clock.now_ms()
 
         def join(transaction: Transaction) -> list[Acquired]:
             groups.join(transaction, spec, topics, member=member, members=members, now_ms=now_ms)
-            return groups.acquire(transaction, spec, member=member, is_alive=members.is_alive)
+            return groups.acquire(
+                transaction,
+                spec,
+                member=member,
+                is_alive=members.is_alive,
+                limits=limits,
+                now_ms=now_ms,
+            )
 
         acquired = await self._writer.change(join)
         self._watch.watchers.add(self)
@@ -222,10 +270,12 @@ class EmbeddedConsumer:
         """Take over what nobody alive owns."""
         if self._taking is not None or self.has_left:
             return
-        spec, member = self._spec, self._member.id
-        is_alive = self._members.is_alive
+        spec, member, limits = self._spec, self._member.id, self._limits
+        is_alive, now_ms = self._members.is_alive, self._clock.now_ms()
         self._taking = self._writer.change(
-            lambda transaction: groups.acquire(transaction, spec, member=member, is_alive=is_alive)
+            lambda transaction: groups.acquire(
+                transaction, spec, member=member, is_alive=is_alive, limits=limits, now_ms=now_ms
+            )
         )
 
         def taken(future: "asyncio.Future[list[Acquired]]") -> None:

@@ -13,13 +13,17 @@ import msgspec
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import Record
-from eventlane.settlement import Command, LaneState, LetterChange, Settlement
+from eventlane.settlement import Command, LaneState, LetterChange, Parked, Settlement
 
 __all__ = [
+    "LETTER",
     "LETTER_COLUMNS",
     "Place",
     "commands",
+    "decode_offsets",
+    "due_lanes",
     "lanes",
+    "lanes_at_acquisition",
     "letter_from",
     "newest_command",
     "parked",
@@ -33,22 +37,31 @@ Place = tuple[str, str, int]
 _encode_json = msgspec.json.Encoder().encode
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 _decode_attempts = msgspec.json.Decoder(Attempts).decode
-_encode_record = msgspec.msgpack.Encoder().encode
-_decode_record = msgspec.msgpack.Decoder(Record).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode_records = msgspec.msgpack.Decoder(list[tuple[int, Record]]).decode
+decode_offsets = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+"""Reads the columns `blockers` and `gaps`."""
+_NO_OFFSETS = _encode(())
+_OFFSET_MAX = (1 << 63) - 1
+_ROW_BYTES_MAX = 1 << 18
+"""What one row of the parking store holds, about: a row is read as a whole."""
 
 _AT = "consumer_group = ? AND topic = ? AND partition = ?"
 
+LETTER = "letter JOIN envelope ON envelope.number = letter.number"
 LETTER_COLUMNS = (
-    "letter.envelope, letter.id, letter.on_dead, letter.state, letter.version, letter.replay_count"
+    "envelope.letter, letter.id, letter.consumer_group, letter.on_dead, letter.state, "
+    "letter.version, letter.replay_count"
 )
 
 
 def letter_from(row: Sequence[Any], parked_followers: int = 0) -> DeadLetter:
     """A letter from its `LETTER_COLUMNS`: as it died, with what has changed since."""
-    envelope, letter_id, on_dead, state, version, replay_count = row
+    envelope, letter_id, group, on_dead, state, version, replay_count = row
     return msgspec.structs.replace(
         _decode_letter(envelope),
         id=UUID(bytes=letter_id),
+        group=group,
         on_dead=on_dead,
         state=state,
         version=version,
@@ -59,50 +72,102 @@ def letter_from(row: Sequence[Any], parked_followers: int = 0) -> DeadLetter:
 
 # --- what an owner reads ----------------------------------------------------------------------
 
+_LANE_COLUMNS = "lane, parked, head, due_ms, blockers, stops, gaps, operation"
 
-def stored_attempts(connection: sqlite3.Connection, place: Place) -> tuple[Attempts, ...]:
-    """The attempts of all events of a partition that are not at their end."""
-    rows = connection.execute(f"SELECT attempts FROM attempts WHERE {_AT} ORDER BY offset", place)
+
+def _lane_from(row: Sequence[Any]) -> LaneState:
+    lane, parked_count, head, due_ms, blockers, stops, gaps, operation = row
+    return LaneState(
+        lane=lane,
+        parked=parked_count,
+        head=head,
+        due_ms=due_ms,
+        blockers=() if blockers == _NO_OFFSETS else decode_offsets(blockers),
+        stops=bool(stops),
+        gaps=() if gaps == _NO_OFFSETS else decode_offsets(gaps),
+        operation=operation,
+    )
+
+
+def stored_attempts(
+    connection: sqlite3.Connection, place: Place, watermark: int
+) -> tuple[Attempts, ...]:
+    """The attempts of all events above the watermark that are not at their end."""
+    rows = connection.execute(
+        f"SELECT attempts FROM attempts WHERE {_AT} AND offset >= ? ORDER BY offset",
+        (*place, watermark),
+    )
     return tuple(_decode_attempts(row[0]) for row in rows)
 
 
-def lanes(connection: sqlite3.Connection, place: Place) -> tuple[LaneState, ...]:
-    """The lanes of a partition that are not free."""
-    parked_of: dict[bytes | None, int] = dict(
-        connection.execute(f"SELECT key, count(*) FROM parked WHERE {_AT} GROUP BY key", place)
-    )
-    blockers: dict[bytes | None, list[int]] = {}
-    stops: set[bytes | None] = set()
-    for key, offset, on_dead in connection.execute(
-        f"SELECT key, offset, on_dead FROM letter WHERE {_AT} "
-        "AND state IN ('open', 'replaying') AND on_dead != 'continue' ORDER BY offset",
-        place,
+def lanes_at_acquisition(
+    connection: sqlite3.Connection, place: Place, count_max: int
+) -> tuple[tuple[LaneState, ...], bool]:
+    """The lanes to begin with, and whether there are more."""
+    found: list[LaneState] = []
+    # What stops the partition is among the closed ones, and must not be missed.
+    for condition in (
+        "due_ms IS NULL AND stops",
+        "due_ms >= 0 ORDER BY due_ms",
+        "due_ms IS NULL AND NOT stops",
+        "due_ms = -1",
     ):
-        blockers.setdefault(key, []).append(offset)
-        if on_dead == "stop":
-            stops.add(key)
-    return tuple(
-        LaneState(
-            key=key,
-            parked=parked_of.get(key, 0),
-            blockers=tuple(blockers.get(key, ())),
-            stops=key in stops,
+        found += map(
+            _lane_from,
+            connection.execute(
+                f"SELECT {_LANE_COLUMNS} FROM lane WHERE {_AT} AND {condition} LIMIT ?",
+                (*place, count_max + 1 - len(found)),
+            ),
         )
-        for key in parked_of.keys() | blockers.keys()
+    return tuple(found[:count_max]), len(found) > count_max
+
+
+def lanes(
+    connection: sqlite3.Connection, place: Place, wanted: Sequence[bytes | int]
+) -> list[LaneState]:
+    """See `Consumer.fetch_lanes`."""
+    statement = f"SELECT {_LANE_COLUMNS} FROM lane WHERE {_AT} AND lane = ?"
+    execute = connection.execute
+    rows = (execute(statement, (*place, lane)).fetchone() for lane in wanted)
+    return [_lane_from(row) for row in rows if row is not None]
+
+
+def due_lanes(connection: sqlite3.Connection, place: Place, count_max: int) -> list[LaneState]:
+    """See `Consumer.fetch_due_lanes`."""
+    rows = connection.execute(
+        f"SELECT {_LANE_COLUMNS} FROM lane WHERE {_AT} AND due_ms >= 0 ORDER BY due_ms LIMIT ?",
+        (*place, count_max),
     )
+    return [_lane_from(row) for row in rows]
 
 
 def commands(connection: sqlite3.Connection, place: Place, *, after: int) -> Iterator[Command]:
     """What operators ask of a partition's owner, the oldest first, with ids above `after`."""
     rows = connection.execute(
-        f"SELECT command.id, command.kind, {LETTER_COLUMNS} "
-        "FROM command JOIN letter ON letter.id = command.letter "
+        f"SELECT command.id, command.kind, command.operation, letter.offset, letter.lane, "
+        f"{LETTER_COLUMNS} FROM command JOIN letter ON letter.id = command.letter "
+        "JOIN envelope ON envelope.number = letter.number "
         "WHERE command.consumer_group = ? AND command.topic = ? AND command.partition = ? "
         "AND command.id > ? ORDER BY command.id",
         (*place, after),
     ).fetchall()
-    for command_id, kind, *letter in rows:
-        yield Command(id=command_id, kind=kind, letter=letter_from(letter))
+    for command_id, kind, operation, offset, lane, *letter in rows:
+        states = lanes(connection, place, [lane])
+        yield Command(
+            id=command_id,
+            kind=kind,
+            letter=letter_from(letter),
+            operation=operation,
+            attempts=_attempts_of(connection, place, offset),
+            lane=states[0] if states else None,
+        )
+
+
+def _attempts_of(connection: sqlite3.Connection, place: Place, offset: int) -> Attempts | None:
+    row = connection.execute(
+        f"SELECT attempts FROM attempts WHERE {_AT} AND offset = ?", (*place, offset)
+    ).fetchone()
+    return None if row is None else _decode_attempts(row[0])
 
 
 def newest_command(connection: sqlite3.Connection) -> int:
@@ -112,15 +177,27 @@ def newest_command(connection: sqlite3.Connection) -> int:
 
 
 def parked(
-    connection: sqlite3.Connection, place: Place, key: bytes | None, after: int, count_max: int
-) -> list[tuple[int, Record]]:
+    connection: sqlite3.Connection, place: Place, lane: bytes | int, after: int, count_max: int
+) -> list[Parked]:
     """See `Consumer.fetch_parked`."""
     rows = connection.execute(
-        f"SELECT offset, record FROM parked WHERE {_AT} AND key IS ? AND offset > ? "
-        "ORDER BY offset LIMIT ?",
-        (*place, key, after, count_max),
+        f"SELECT records FROM parked WHERE {_AT} AND lane = ? AND last_offset > ? "
+        "ORDER BY first_offset",
+        (*place, lane, after),
     )
-    return [(offset, _decode_record(record)) for offset, record in rows]
+    found: list[tuple[int, Record]] = []
+    for (records,) in rows:
+        found += [each for each in _decode_records(records) if each[0] > after]
+        if len(found) >= count_max:
+            break
+    attempts = {
+        each.offset: each
+        for (text,) in connection.execute(
+            f"SELECT attempts FROM attempts WHERE {_AT} AND lane = ?", (*place, lane)
+        )
+        for each in (_decode_attempts(text),)
+    }
+    return [Parked(offset, record, attempts.get(offset)) for offset, record in found[:count_max]]
 
 
 # --- what an owner writes ---------------------------------------------------------------------
@@ -132,9 +209,9 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
     many = transaction.executemany
     if settlement.attempts:
         many(
-            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (*place, attempts.offset, _encode_json(attempts).decode())
+                (*place, attempts.offset, attempts.lane, _encode_json(attempts).decode())
                 for attempts in settlement.attempts
             ],
         )
@@ -143,39 +220,101 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
             f"DELETE FROM attempts WHERE {_AT} AND offset = ?",
             [(*place, offset) for offset in settlement.cleared],
         )
-    if settlement.unparked:
-        many(
-            f"DELETE FROM parked WHERE {_AT} AND offset = ?",
-            [(*place, offset) for offset in settlement.unparked],
-        )
     if settlement.parked:
         many(
-            "INSERT INTO parked (consumer_group, topic, partition, offset, key, record) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (*place, offset, record.key, _encode_record(record))
-                for offset, record in settlement.parked
-            ],
+            "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(*place, *row) for row in _parked_rows(settlement.parked)],
         )
+    if settlement.lanes:
+        _write_lanes(transaction, place, settlement.lanes)
     if settlement.dead:
-        many(_BURY, [_letter_row(letter, now_ms) for letter in settlement.dead])
-    if settlement.letters:
-        for change in settlement.letters:
-            _change_letter(transaction, change)
+        _bury(transaction, settlement.dead, now_ms)
+    for change in settlement.letters:
+        _change_letter(transaction, change)
     if settlement.commands:
         many("DELETE FROM command WHERE id = ?", [(command,) for command in settlement.commands])
+
+
+def _parked_rows(
+    events: Sequence[tuple[bytes | int, int, Record]],
+) -> Iterator[tuple[bytes | int, int, int, bytes]]:
+    """A row for each lane: lane, first and last offset, records."""
+    of_lane: dict[bytes | int, list[tuple[int, Record]]] = {}
+    for lane, offset, record in events:
+        of_lane.setdefault(lane, []).append((offset, record))
+    for lane, records in of_lane.items():
+        start = 0
+        while start < len(records):
+            stop = start
+            size_bytes = 0
+            while stop < len(records) and size_bytes < _ROW_BYTES_MAX:
+                size_bytes += len(records[stop][1].value or b"") + len(records[stop][1].headers)
+                stop += 1
+            part = records[start:stop]
+            yield lane, part[0][0], part[-1][0], _encode(part)
+            start = stop
+
+
+def _write_lanes(transaction: Transaction, place: Place, states: Sequence[LaneState]) -> None:
+    transaction.executemany(
+        f"DELETE FROM parked WHERE {_AT} AND lane = ? AND last_offset < ?",
+        [(*place, state.lane, state.head if state.parked else _OFFSET_MAX) for state in states],
+    )
+    gone = [(*place, state.lane) for state in states if state.is_free and not state.gaps]
+    if gone:
+        transaction.executemany(f"DELETE FROM lane WHERE {_AT} AND lane = ?", gone)
+    kept = [
+        (
+            *place,
+            state.lane,
+            state.parked,
+            state.head,
+            -1 if state.is_free else None if state.blockers else state.due_ms,
+            _encode(state.blockers) if state.blockers else _NO_OFFSETS,
+            state.stops,
+            _encode(state.gaps) if state.gaps else _NO_OFFSETS,
+            state.operation,
+        )
+        for state in states
+        if not state.is_free or state.gaps
+    ]
+    if kept:
+        transaction.executemany(
+            "INSERT OR REPLACE INTO lane VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kept
+        )
 
 
 # An event has one letter for each handler: it cannot die twice before its letter was resolved, and
 # if its group was reset in between, the letter opens again.
 _BURY = """
-INSERT INTO letter (id, consumer_group, topic, partition, offset, handler, key, on_dead, state,
-    version, replay_count, dead_ms, envelope)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (consumer_group, topic, partition, offset, handler) DO UPDATE SET
-    state = 'open', version = version + 1, on_dead = excluded.on_dead,
-    dead_ms = excluded.dead_ms, envelope = excluded.envelope
+INSERT INTO letter (id, consumer_group, topic, partition, offset, lane, handler, key, event_type,
+    error_class, fingerprint, app_version, on_dead, state, version, replay_count, dead_ms,
+    edited_from)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (consumer_group, topic, partition, offset, handler) WHERE state != 'edited' DO UPDATE
+SET state = 'open', version = version + 1, on_dead = excluded.on_dead, counted = 1,
+    error_class = excluded.error_class, fingerprint = excluded.fingerprint,
+    app_version = excluded.app_version, dead_ms = excluded.dead_ms
 """
+
+
+def _bury(transaction: Transaction, letters: Sequence[DeadLetter], now_ms: int) -> None:
+    transaction.executemany(_BURY, [_letter_row(letter, now_ms) for letter in letters])
+    transaction.executemany(
+        "INSERT OR REPLACE INTO envelope SELECT number, ? FROM letter WHERE consumer_group = ? "
+        "AND topic = ? AND partition = ? AND offset = ? AND handler = ? AND state != 'edited'",
+        [
+            (
+                _encode_json(letter).decode(),
+                letter.group,
+                letter.topic,
+                letter.partition,
+                letter.offset,
+                letter.handler,
+            )
+            for letter in letters
+        ],
+    )
 
 
 def _letter_row(letter: DeadLetter, now_ms: int) -> tuple[object, ...]:
@@ -185,14 +324,19 @@ def _letter_row(letter: DeadLetter, now_ms: int) -> tuple[object, ...]:
         letter.topic,
         letter.partition,
         letter.offset,
+        letter.lane,
         letter.handler,
         letter.key,
+        letter.event_type,
+        letter.error_class,
+        letter.fingerprint,
+        letter.app_version,
         letter.on_dead,
         letter.state,
         letter.version,
         letter.replay_count,
         now_ms,
-        _encode_json(letter).decode(),
+        None if letter.edited_from is None else letter.edited_from.bytes,
     )
 
 
@@ -200,11 +344,17 @@ def _change_letter(transaction: Transaction, change: LetterChange) -> None:
     transaction.execute(
         "UPDATE letter SET state = ?, version = version + 1, replay_count = replay_count + ? "
         "WHERE id = ?",
-        (change.state, change.state == "open", change.id.bytes),
+        (change.state, change.outcome == "dead", change.id.bytes),
     )
-    if change.failed is not None:
-        # How it blocks its lane stays as it was when it died first: semantics, Dead letters.
+    failed = change.failed
+    if failed is not None:
+        # How it blocks its lane stays as it was when it died first: whatever the policy says by now.
         transaction.execute(
-            "UPDATE letter SET envelope = ? WHERE id = ?",
-            (_encode_json(change.failed).decode(), change.id.bytes),
+            "UPDATE letter SET error_class = ?, fingerprint = ?, app_version = ? WHERE id = ?",
+            (failed.error_class, failed.fingerprint, failed.app_version, change.id.bytes),
+        )
+        transaction.execute(
+            "UPDATE envelope SET letter = ? WHERE number = "
+            "(SELECT number FROM letter WHERE id = ?)",
+            (_encode_json(failed).decode(), change.id.bytes),
         )

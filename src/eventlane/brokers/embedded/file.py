@@ -21,11 +21,22 @@ __all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error"]
 
 _APPLICATION_ID = 0x656C616E
 """`elan`, in the header of the file."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _BUSY_TIMEOUT_S = 1.0
 """Only a safety net: writers queue on the lock, and readers wait for nobody."""
 
-_SCHEMA = """
+_SET_KIND = """
+    INSERT OR IGNORE INTO letter_kind (fingerprint, consumer_group, topic, handler, event_type,
+        error_class, app_version)
+    VALUES (new.fingerprint, new.consumer_group, new.topic, new.handler,
+        coalesce(new.event_type, ''), new.error_class, coalesce(new.app_version, ''));
+    UPDATE letter SET kind = (SELECT id FROM letter_kind WHERE (fingerprint, consumer_group, topic,
+        handler, event_type, error_class, app_version) = (new.fingerprint, new.consumer_group,
+        new.topic, new.handler, coalesce(new.event_type, ''), new.error_class,
+        coalesce(new.app_version, ''))) WHERE number = new.number;
+"""
+
+_SCHEMA = f"""
 CREATE TABLE topic (
     name TEXT PRIMARY KEY,
     partitions INTEGER NOT NULL,
@@ -60,6 +71,7 @@ CREATE TABLE batch (
 );
 CREATE UNIQUE INDEX batch_by_offset ON batch (topic, partition, base_offset);
 
+-- seen_ms: when a member of it was last alive, give or take a minute.
 CREATE TABLE consumer_group (
     name TEXT PRIMARY KEY,
     start TEXT NOT NULL,
@@ -67,9 +79,13 @@ CREATE TABLE consumer_group (
     on_dead TEXT NOT NULL,
     app TEXT NOT NULL,
     created_ms INTEGER NOT NULL,
+    seen_ms INTEGER NOT NULL,
     paused TEXT
 ) WITHOUT ROWID;
 
+-- dispatched: the highest offset that this owner gave to a handler, -1 before its first settlement;
+-- step: how many more that were than at the settlement before. Both bound what can have been in
+-- flight when the owner died: see suspects.
 CREATE TABLE progress (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
@@ -80,6 +96,9 @@ CREATE TABLE progress (
     watermark INTEGER NOT NULL,
     settled BLOB NOT NULL,
     dispatched INTEGER NOT NULL DEFAULT -1,
+    step INTEGER NOT NULL DEFAULT 0,
+    suspects BLOB NOT NULL DEFAULT x'90',
+    alone INTEGER,
     done INTEGER NOT NULL DEFAULT 0,
     parked INTEGER NOT NULL DEFAULT 0,
     dead INTEGER NOT NULL DEFAULT 0,
@@ -90,49 +109,111 @@ CREATE TABLE progress (
     PRIMARY KEY (consumer_group, topic, partition)
 ) WITHOUT ROWID;
 
+-- A lane is found by its key (a blob), or by an offset (an integer) where an event is a lane of its
+-- own; -1 is the lane of a whole partition. The column has no type, so that it keeps which it is.
 CREATE TABLE attempts (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     offset INTEGER NOT NULL,
+    lane NOT NULL,
     attempts TEXT NOT NULL,
     PRIMARY KEY (consumer_group, topic, partition, offset)
 ) WITHOUT ROWID;
+CREATE INDEX attempts_by_lane ON attempts (consumer_group, topic, partition, lane);
 
+-- Lanes of which something is kept. due_ms: when the first parked event may run; NULL while a dead
+-- letter closes the lane; -1 for a lane that is free and only has gaps.
+CREATE TABLE lane (
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    lane NOT NULL,
+    parked INTEGER NOT NULL,
+    head INTEGER NOT NULL,
+    due_ms INTEGER,
+    blockers BLOB NOT NULL,
+    stops INTEGER NOT NULL,
+    gaps BLOB NOT NULL,
+    operation INTEGER,
+    PRIMARY KEY (consumer_group, topic, partition, lane)
+) WITHOUT ROWID;
+CREATE INDEX lane_by_due ON lane (consumer_group, topic, partition, due_ms);
+CREATE INDEX lane_that_stops ON lane (consumer_group, topic, partition) WHERE stops;
+CREATE INDEX lane_by_operation ON lane (operation) WHERE operation IS NOT NULL;
+
+-- What one settlement parked in one lane is one row: records is an array of [offset, record].
 CREATE TABLE parked (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
-    key BLOB,
-    record BLOB NOT NULL
-);
-CREATE UNIQUE INDEX parked_by_offset ON parked (consumer_group, topic, partition, offset);
-CREATE INDEX parked_by_key ON parked (consumer_group, topic, partition, key, offset);
+    lane NOT NULL,
+    first_offset INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,
+    records BLOB NOT NULL,
+    PRIMARY KEY (consumer_group, topic, partition, lane, first_offset)
+) WITHOUT ROWID;
 
--- What changes or is searched for has a column; the envelope is the whole letter as it died.
--- number orders them as they died.
+-- What changes or is searched for has a column; the envelope is the whole letter as it died, apart,
+-- so that a search reads small rows. number orders them as they died, and is used once, since the
+-- audit outlives a letter whose group was removed. counted: it is in the
+-- account of its group, which begins anew when the group is reset.
 CREATE TABLE letter (
-    number INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL UNIQUE,
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     offset INTEGER NOT NULL,
+    lane NOT NULL,
     handler TEXT NOT NULL,
     key BLOB,
+    event_type TEXT,
+    error_class TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    app_version TEXT,
+    kind INTEGER,
     on_dead TEXT NOT NULL,
     state TEXT NOT NULL,
     version INTEGER NOT NULL,
     replay_count INTEGER NOT NULL,
+    counted INTEGER NOT NULL DEFAULT 1,
     dead_ms INTEGER NOT NULL,
-    envelope TEXT NOT NULL
+    edited_from BLOB
 );
-CREATE UNIQUE INDEX letter_by_offset ON letter (consumer_group, topic, partition, offset, handler);
-CREATE INDEX letter_by_state ON letter (consumer_group, state, number);
--- What may keep a lane closed: few, however many letters were resolved before.
-CREATE INDEX letter_alive ON letter (consumer_group, topic, partition, offset)
-    WHERE state IN ('open', 'replaying');
+CREATE UNIQUE INDEX letter_by_offset ON letter (consumer_group, topic, partition, offset, handler)
+    WHERE state != 'edited';
+CREATE INDEX letter_by_lane ON letter (topic, partition, lane);
+CREATE INDEX letter_by_kind ON letter (kind, state, dead_ms);
+CREATE INDEX letter_by_key ON letter (key, dead_ms);
+
+-- What letters have in common and are searched by. There are few kinds, however many letters: one
+-- index serves every combination of conditions, and a letter that changes its state rewrites one.
+CREATE TABLE letter_kind (
+    id INTEGER PRIMARY KEY,
+    consumer_group TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    handler TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    error_class TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    app_version TEXT NOT NULL
+);
+CREATE UNIQUE INDEX letter_kind_by_all ON letter_kind (
+    fingerprint, consumer_group, topic, handler, event_type, error_class, app_version
+);
+CREATE TRIGGER letter_is_new AFTER INSERT ON letter BEGIN
+    {_SET_KIND}
+END;
+CREATE TRIGGER letter_is_another AFTER UPDATE OF consumer_group, topic, handler, event_type,
+    error_class, fingerprint, app_version ON letter BEGIN
+    {_SET_KIND}
+END;
+
+CREATE TABLE envelope (
+    number INTEGER PRIMARY KEY,
+    letter TEXT NOT NULL
+);
 
 CREATE TABLE command (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -140,23 +221,83 @@ CREATE TABLE command (
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     kind TEXT NOT NULL,
-    letter BLOB NOT NULL
+    letter BLOB NOT NULL,
+    operation INTEGER
 );
 CREATE INDEX command_by_partition ON command (consumer_group, topic, partition, id);
 
+-- What operators have asked for. ended_ms: when nothing of it was left to be done, which is later
+-- than a cancel.
 CREATE TABLE operation (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    why TEXT,
     actor TEXT NOT NULL,
     reason TEXT NOT NULL,
-    at_ms INTEGER NOT NULL
+    query TEXT,
+    allow_gap INTEGER NOT NULL,
+    replays_max INTEGER NOT NULL,
+    rate_per_s REAL,
+    canary INTEGER NOT NULL,
+    pause_above REAL,
+    started_ms INTEGER NOT NULL,
+    ended_ms INTEGER
 );
-CREATE TABLE operation_letter (
+CREATE INDEX operation_by_state ON operation (state, id);
+CREATE INDEX operation_not_ended ON operation (id) WHERE ended_ms IS NULL;
+
+-- An operation in one group: what becomes of its letters there, and its pace. pending and released
+-- are of this moment, the others count what has ended.
+CREATE TABLE operation_part (
+    id INTEGER PRIMARY KEY,
     operation INTEGER NOT NULL,
-    letter BLOB NOT NULL,
-    PRIMARY KEY (operation, letter)
+    consumer_group TEXT NOT NULL,
+    total INTEGER NOT NULL,
+    pending INTEGER NOT NULL DEFAULT 0,
+    released INTEGER NOT NULL DEFAULT 0,
+    resolved INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    returned INTEGER NOT NULL DEFAULT 0,
+    skipped INTEGER NOT NULL DEFAULT 0,
+    changed INTEGER NOT NULL DEFAULT 0,
+    followers_done INTEGER NOT NULL DEFAULT 0,
+    followers_dead INTEGER NOT NULL DEFAULT 0,
+    pacing BLOB NOT NULL,
+    is_over INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX operation_part_by_group ON operation_part (operation, consumer_group);
+
+-- Letters that an operation has not come to yet, in steps, each a JSON array of their numbers: one
+-- row for a thousand, so that the whole selection is written before anything is changed.
+CREATE TABLE operation_selection (
+    part INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    letters TEXT NOT NULL,
+    PRIMARY KEY (part, step)
 ) WITHOUT ROWID;
 
+-- Letters, by their numbers, that it has come to.
+CREATE TABLE operation_letter (
+    part INTEGER NOT NULL,
+    letter INTEGER NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    lane NOT NULL,
+    state TEXT NOT NULL,
+    why TEXT,
+    PRIMARY KEY (part, letter)
+) WITHOUT ROWID;
+CREATE INDEX operation_letter_pending ON operation_letter (part, topic, partition, offset)
+    WHERE state = 'pending';
+CREATE INDEX operation_letter_failed ON operation_letter (part, topic, partition, lane, offset)
+    WHERE state = 'failed';
+-- A letter is in one replay at a time.
+CREATE UNIQUE INDEX operation_letter_at_once ON operation_letter (letter)
+    WHERE state IN ('pending', 'released');
+
+-- letter: its number.
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms INTEGER NOT NULL,
@@ -164,8 +305,9 @@ CREATE TABLE audit (
     action TEXT NOT NULL,
     reason TEXT NOT NULL,
     consumer_group TEXT NOT NULL,
-    letter BLOB,
-    operation INTEGER
+    letter INTEGER,
+    operation INTEGER,
+    detail TEXT
 );
 CREATE INDEX audit_by_letter ON audit (letter, id);
 """
@@ -260,6 +402,11 @@ class File:
             raise StorageError(
                 f"{self.path}: expected format {FORMAT_VERSION}, got format {version}, which a "
                 "newer Eventlane has written; upgrade this one"
+            )
+        if version < FORMAT_VERSION:
+            raise StorageError(
+                f"{self.path}: expected format {FORMAT_VERSION}, got format {version}, which no "
+                "released Eventlane has written; choose another directory"
             )
         return True
 

@@ -10,18 +10,36 @@ from typing import NamedTuple
 
 import msgspec
 
-from eventlane.brokers.embedded import failures
+from eventlane.brokers.embedded import failures, operations
 from eventlane.brokers.embedded.log import LogTopic, end_of, start_of
 from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.work import Transaction
+from eventlane.config import Limits
 from eventlane.errors import ConfigError, Fenced, StorageError
-from eventlane.settlement import Acquired, GroupSpec, Settlement
+from eventlane.settlement import Acquired, GroupSpec, LetterChange, Settlement
+from eventlane.span import runs_of
 
-__all__ = ["Ownership", "acquire", "decode_runs", "join", "leave", "ownerships", "pause", "settle"]
+__all__ = [
+    "Ownership",
+    "acquire",
+    "decode_runs",
+    "decode_suspects",
+    "join",
+    "leave",
+    "mark_suspects",
+    "ownerships",
+    "pause",
+    "seen",
+    "settle",
+]
 
 _encode = msgspec.msgpack.Encoder().encode
+_IN_FLIGHT_MIN = 1_000
+"""How far beyond what was dispatched an owner that died can have been, at least."""
 decode_runs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
 """Reads the column `settled`."""
+decode_suspects = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], ...]).decode
+"""Reads the column `suspects`."""
 _NO_RUNS = _encode(())
 
 
@@ -53,9 +71,9 @@ def join(
     ).fetchone()
     if row is None:
         transaction.execute(
-            "INSERT INTO consumer_group (name, start, ordering, on_dead, app, created_ms) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (spec.name, spec.start, spec.ordering, spec.on_dead, spec.app, now_ms),
+            "INSERT INTO consumer_group (name, start, ordering, on_dead, app, created_ms, seen_ms) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (spec.name, spec.start, spec.ordering, spec.on_dead, spec.app, now_ms, now_ms),
         )
     elif tuple(row) != (spec.ordering, spec.on_dead):
         _refuse_other_options(spec, row, member, members)
@@ -65,6 +83,7 @@ def join(
             "UPDATE consumer_group SET ordering = ?, on_dead = ?, app = ? WHERE name = ?",
             (spec.ordering, spec.on_dead, spec.app, spec.name),
         )
+    seen(transaction, [spec.name], now_ms)
     starts_now = row is None and spec.start == "now"
     for topic in topics:
         for partition in range(topic.partitions):
@@ -76,6 +95,14 @@ def join(
                 "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (spec.name, topic.name, partition, offset, offset, _NO_RUNS),
             )
+
+
+def seen(transaction: Transaction, groups: Sequence[str], now_ms: int) -> None:
+    """Note that groups have a live member."""
+    transaction.executemany(
+        "UPDATE consumer_group SET seen_ms = max(seen_ms, ?) WHERE name = ?",
+        [(now_ms, group) for group in groups],
+    )
 
 
 def _refuse_other_options(
@@ -110,7 +137,13 @@ def _refuse_other_lanes(transaction: Transaction, spec: GroupSpec, ordering: str
 
 
 def acquire(
-    transaction: Transaction, spec: GroupSpec, *, member: str, is_alive: Callable[[str], bool]
+    transaction: Transaction,
+    spec: GroupSpec,
+    *,
+    member: str,
+    is_alive: Callable[[str], bool],
+    limits: Limits,
+    now_ms: int,
 ) -> list[Acquired]:
     """Take all partitions of a group that no living member owns."""
     taken: list[Acquired] = []
@@ -121,12 +154,14 @@ def acquire(
                 alive[owner] = is_alive(owner)
             if alive[owner]:
                 continue
+            place = (spec.name, topic, partition)
+            mark_suspects(transaction, place, limits.span_max, now_ms)
         transaction.execute(
-            "UPDATE progress SET owner = ?, epoch = epoch + 1 "
-            "WHERE consumer_group = ? AND topic = ? AND partition = ?",
+            "UPDATE progress SET owner = ?, epoch = epoch + 1, dispatched = -1, step = 0, "
+            "alone = NULL WHERE consumer_group = ? AND topic = ? AND partition = ?",
             (member, spec.name, topic, partition),
         )
-        taken.append(_acquired(transaction.connection, spec, topic, partition, epoch + 1))
+        taken.append(_acquired(transaction.connection, spec, topic, partition, epoch + 1, limits))
     if taken:
         transaction.alters = True
     return taken
@@ -142,24 +177,81 @@ def ownerships(connection: sqlite3.Connection, spec: GroupSpec) -> list[Ownershi
 
 
 def _acquired(
-    connection: sqlite3.Connection, spec: GroupSpec, topic: str, partition: int, epoch: int
+    connection: sqlite3.Connection,
+    spec: GroupSpec,
+    topic: str,
+    partition: int,
+    epoch: int,
+    limits: Limits,
 ) -> Acquired:
     place = (spec.name, topic, partition)
-    watermark, settled = connection.execute(
-        "SELECT watermark, settled FROM progress "
+    watermark, settled, suspects = connection.execute(
+        "SELECT watermark, settled, suspects FROM progress "
         "WHERE consumer_group = ? AND topic = ? AND partition = ?",
         place,
     ).fetchone()
+    lanes, has_more = failures.lanes_at_acquisition(connection, place, limits.parked_lanes_max)
     return Acquired(
         topic=topic,
         partition=partition,
         epoch=epoch,
         watermark=watermark,
         settled=decode_runs(settled),
-        attempts=failures.stored_attempts(connection, place),
-        lanes=failures.lanes(connection, place),
+        attempts=failures.stored_attempts(connection, place, watermark),
+        lanes=lanes,
         commands=tuple(failures.commands(connection, place, after=0)),
+        suspects=decode_suspects(suspects),
+        has_more_lanes=has_more,
     )
+
+
+def mark_suspects(
+    transaction: Transaction, place: tuple[str, str, int], span_max: int, now_ms: int
+) -> None:
+    """An owner ended without leaving: what it may have had in flight is suspected once more.
+
+    That is what it said runs alone; else all that it can have started and has no outcome, the first
+    parked event of each lane that was due, and what operators have had replayed.
+    """
+    at = "consumer_group = ? AND topic = ? AND partition = ?"
+    execute = transaction.execute
+    watermark, settled, dispatched, step, suspects, alone = execute(
+        f"SELECT watermark, settled, dispatched, step, suspects, alone FROM progress WHERE {at}",
+        place,
+    ).fetchone()
+    ends_of: dict[int, int] = {
+        offset: ends
+        for start, stop, ends in decode_suspects(suspects)
+        for offset in range(start, stop)
+    }
+    if alone is not None:
+        in_flight = [alone]
+    else:
+        end, _ = end_of(transaction.connection, place[1], place[2])
+        stop = min(end, watermark + span_max)
+        if dispatched >= 0:
+            stop = min(stop, dispatched + 1 + max(step, _IN_FLIGHT_MIN))
+        over = {offset for first, last in decode_runs(settled) for offset in range(first, last)}
+        in_flight = [offset for offset in range(watermark, stop) if offset not in over]
+        for lane, head in execute(
+            f"SELECT lane, head FROM lane WHERE {at} AND due_ms BETWEEN 0 AND ? "
+            "ORDER BY due_ms LIMIT ?",
+            (*place, now_ms, _IN_FLIGHT_MIN),
+        ).fetchall():
+            first = failures.parked(transaction.connection, place, lane, head - 1, 1)
+            in_flight += [each.offset for each in first]
+        in_flight += (
+            row[0]
+            for row in execute(
+                "SELECT offset FROM command JOIN letter ON letter.id = command.letter WHERE "
+                "command.consumer_group = ? AND command.topic = ? AND command.partition = ? "
+                "AND command.kind = 'replay' ORDER BY command.id LIMIT ?",
+                (*place, _IN_FLIGHT_MIN),
+            )
+        )
+    for offset in in_flight:
+        ends_of[offset] = ends_of.get(offset, 0) + 1
+    execute(f"UPDATE progress SET suspects = ? WHERE {at}", (_encode(runs_of(ends_of)), *place))
 
 
 def leave(transaction: Transaction, group: str, member: str) -> None:
@@ -172,10 +264,12 @@ def leave(transaction: Transaction, group: str, member: str) -> None:
 
 
 _SETTLE = """
-UPDATE progress SET watermark = ?, settled = ?, dispatched = max(dispatched, ?), done = done + ?,
-    skipped = skipped + ?, parked = parked + ?, dead = dead + ?
-WHERE consumer_group = ? AND topic = ? AND partition = ? AND owner = ? AND epoch = ?
-    AND watermark <= ?
+UPDATE progress SET watermark = ?1, settled = ?2, step = max(dispatched, ?3) - dispatched,
+    dispatched = max(dispatched, ?3), suspects = coalesce(?4, suspects), alone = ?5,
+    done = done + ?6, skipped = skipped + ?7, parked = parked + ?8, dead = dead + ?9,
+    edited = edited + ?10
+WHERE consumer_group = ?11 AND topic = ?12 AND partition = ?13 AND owner = ?14 AND epoch = ?15
+    AND watermark <= ?1
 """
 
 
@@ -191,38 +285,59 @@ def settle(
     """See `Consumer.settle`; `topics` are those that something is published to."""
     rows: list[tuple[object, ...]] = []
     for settlement in settlements:
-        done = skipped = ended = 0
-        for change in settlement.letters:
-            if change.state == "resolved":
-                ended += 1
-                done += change.outcome == "done"
-                skipped += change.outcome == "skipped"
+        done, skipped, edited = _resolved(transaction.connection, settlement.letters)
         rows.append(
             (
                 settlement.watermark,
                 _encode(settlement.settled) if settlement.settled else _NO_RUNS,
                 settlement.dispatched,
+                None if settlement.suspects is None else _encode(settlement.suspects),
+                settlement.alone,
                 settlement.done + done,
                 settlement.skipped + skipped,
-                len(settlement.parked) - len(settlement.unparked),
-                len(settlement.dead) - ended,
+                len(settlement.parked) - settlement.unparked,
+                len(settlement.dead) - done - skipped - edited,
+                edited,
                 group,
                 settlement.topic,
                 settlement.partition,
                 member,
                 settlement.epoch,
-                settlement.watermark,
             )
         )
     if transaction.executemany(_SETTLE, rows).rowcount != len(rows):
         raise _refused(transaction.connection, group, member, settlements)
     for settlement in settlements:
         failures.write(transaction, group, settlement, now_ms)
+        if settlement.letters or settlement.released:
+            operations.note(transaction, group, settlement, now_ms)
         if settlement.pause is not None:
             pause(transaction, group, settlement.pause)
     for settlement in settlements:
         for topic, records in settlement.published:
             transaction.append(topics[topic], records)
+
+
+def _resolved(
+    connection: sqlite3.Connection, changes: Sequence[LetterChange]
+) -> tuple[int, int, int]:
+    """How many letters of the account are resolved: done, skipped, or edited before."""
+    done = skipped = edited = 0
+    for change in changes:
+        if change.state != "resolved":
+            continue
+        counted, edited_from = connection.execute(
+            "SELECT counted, edited_from FROM letter WHERE id = ?", (change.id.bytes,)
+        ).fetchone()
+        if not counted:
+            continue
+        if edited_from is not None:
+            edited += 1
+        elif change.outcome == "done":
+            done += 1
+        else:
+            skipped += 1
+    return done, skipped, edited
 
 
 def _refused(

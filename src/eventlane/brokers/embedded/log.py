@@ -24,6 +24,8 @@ __all__ = [
     "LogTopic",
     "LogWriter",
     "Row",
+    "bytes_before",
+    "decode_batch",
     "end_of",
     "ensure_topic",
     "rows",
@@ -39,7 +41,8 @@ _FETCH_BYTES_MAX = 32 * 1024 * 1024
 """What one fetch takes from the file, though it be fewer records than were asked for."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Record]).decode
+decode_batch = msgspec.msgpack.Decoder(list[Record]).decode
+"""Reads the column `records` of a batch."""
 
 End = tuple[int, int]
 """The offset after a partition's last record, and the bytes of all records before it."""
@@ -163,6 +166,16 @@ def start_of(connection: sqlite3.Connection, topic: str, partition: int) -> End:
     return (row[0], row[1]) if row else (0, 0)
 
 
+def bytes_before(connection: sqlite3.Connection, topic: str, partition: int, offset: int) -> int:
+    """The bytes of all batches before the one that has this offset, or would have it."""
+    row = connection.execute(
+        "SELECT base_bytes FROM batch WHERE topic = ? AND partition = ? AND base_offset <= ? "
+        "ORDER BY base_offset DESC LIMIT 1",
+        (topic, partition, offset),
+    ).fetchone()
+    return row[0] if row else start_of(connection, topic, partition)[1]
+
+
 def ensure_topic(connection: sqlite3.Connection, topic: Topic) -> int:
     """See `Broker.ensure_topic`; settings that are given replace those that are stored."""
     row = connection.execute(
@@ -248,7 +261,7 @@ class LogReader:
         self, topic: str, partition: int, base: int, count: int, block: bytes
     ) -> list[Record]:
         try:
-            row = _decode(block)
+            row = decode_batch(block)
         except msgspec.DecodeError as error:
             raise StorageError(f"{self._damage(topic, partition, base)} ({error})") from error
         if len(row) != count:

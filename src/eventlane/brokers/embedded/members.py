@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,10 @@ __all__ = ["Heartbeat", "Member", "Members"]
 _log = logging.getLogger("eventlane.embedded")
 
 _BEAT_S_MAX = 1.0
-_FILE_BYTES = 1024
+_FILE_BYTES = 4096
+_BLOCKED_BYTES_MAX = 1500
+_NAME_CHARACTERS_MAX = 100
+"""What does not fit its file could not be read back, and its member would be taken for dead."""
 
 
 class Heartbeat(msgspec.Struct):
@@ -39,6 +43,8 @@ class Heartbeat(msgspec.Struct):
     """When it was written, by the host's monotonic clock, which all its processes share."""
     in_flight: int = 0
     held: int = 0
+    blocked: tuple[str, ...] = ()
+    """Which partitions of its own are stopped or full, and why: in sentences."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -69,6 +75,13 @@ class Member:
         os.register_at_fork(after_in_child=forget)
         self.beat(heartbeat.beat_s)
         unnamed.rename(self._path)
+
+    def report(self, in_flight: int, held: int, blocked: Sequence[str]) -> None:
+        """Say what its dispatcher is at; the next beat writes it."""
+        heartbeat = self.heartbeat
+        heartbeat.in_flight, heartbeat.held = in_flight, held
+        heartbeat.blocked = _as_many_as_fit(blocked) if blocked else ()
+        self.seen_s = SystemClock.monotonic_s()
 
     def beat(self, now_s: float) -> None:
         """Write a sign of life."""
@@ -109,7 +122,13 @@ class Members:
         Raises:
             StorageError: Its file cannot be written.
         """
-        heartbeat = Heartbeat(group, os.getpid(), host, app, SystemClock.monotonic_s())
+        heartbeat = Heartbeat(
+            group,
+            os.getpid(),
+            host[:_NAME_CHARACTERS_MAX],
+            app[:_NAME_CHARACTERS_MAX],
+            SystemClock.monotonic_s(),
+        )
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             member = Member(self._directory, heartbeat)
@@ -210,6 +229,16 @@ class Members:
         except OSError:
             # The next beat tries again; if none gets through, the lease ends as it should.
             _log.exception("group %s: the heartbeat failed", member.heartbeat.group)
+
+
+def _as_many_as_fit(sentences: Sequence[str]) -> tuple[str, ...]:
+    """The first ones, as many as a member's file has room for, and how many there are beyond."""
+    size_bytes = 0
+    for count, sentence in enumerate(sentences):
+        size_bytes += len(_encode(sentence))
+        if size_bytes > _BLOCKED_BYTES_MAX:
+            return (*sentences[:count], f"and {len(sentences) - count} more")
+    return tuple(sentences)
 
 
 def _read(file: int) -> Heartbeat:

@@ -1,30 +1,44 @@
-"""What operators change: the state of dead letters, and pauses; each with who, why and when.
+"""What operators change: dead letters, operations and pauses; each with who, why and when.
 
 Nothing here runs or moves an event. What concerns a lane becomes a command for the owner of its
 partition, who carries it out under its epoch.
 """
 
-import sqlite3
+import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from eventlane.brokers.embedded.failures import LETTER_COLUMNS, letter_from
+import msgspec
+
+from eventlane.brokers.embedded import operations
+from eventlane.brokers.embedded.failures import LETTER, LETTER_COLUMNS, letter_from
 from eventlane.brokers.embedded.groups import pause
+from eventlane.brokers.embedded.letters import utc
+from eventlane.brokers.embedded.log import LogTopic, end_of
+from eventlane.brokers.embedded.parts import Audited, audit, begin_part, parts, restart
+from eventlane.brokers.embedded.selection import candidates, problem
+from eventlane.brokers.embedded.steps import step
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.errors import Conflict, NotFound, Refused
-from eventlane.failure import DeadLetter, LetterState
+from eventlane.failure import DeadLetter
+from eventlane.message import Position, Record, derived_id
+from eventlane.replay import UNPACED, OperationKind, Pace
 
 __all__ = [
     "By",
-    "archive",
-    "dead_letters",
-    "letters_of_operation",
+    "Wanted",
+    "begin",
+    "cancel_operation",
+    "edit",
     "pause_group",
-    "replay",
+    "pause_operation",
+    "republish",
     "resume_group",
+    "resume_operation",
 ]
+
+_encode_json = msgspec.json.Encoder().encode
 
 
 class By(NamedTuple):
@@ -35,55 +49,213 @@ class By(NamedTuple):
     now_ms: int
 
 
-class _Letter(NamedTuple):
-    id: bytes
-    group: str
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    on_dead: str
-    state: LetterState
+class Wanted(NamedTuple):
+    """How an operation is to go."""
+
+    kind: OperationKind
+    replays_max: int
+    pace: Pace = UNPACED
+    allow_gap: bool = False
+    query: str | None = None
+    """What selected its letters: those that it cannot have are left out, where a named one is
+    refused."""
 
 
-def replay(transaction: Transaction, ids: Sequence[UUID], by: By) -> int:
-    """See `Operators.replay`.
+def begin(transaction: Transaction, wanted: Wanted, steps: dict[str, list[str]], by: By) -> int:
+    """Write an operation with all that it is about, and take its first step in each group.
 
     Raises:
-        Refused: Also where an earlier letter keeps the lane closed and is not among them.
+        Conflict: A letter that was named is being replayed by now.
+        Refused: A letter that was named, and is among the first thousand, cannot be had by now.
     """
-    letters = _open_letters(transaction, ids, "replayed")
-    chosen = {letter.id for letter in letters}
-    for letter in letters:
-        _refuse_gap(transaction, letter, chosen)
-    operation = _begin(transaction, "replay", letters, by)
-    for letter in letters:
-        _change_state(transaction, letter, "replaying")
-        _command(transaction, "replay", letter)
+    operation = transaction.execute(
+        "INSERT INTO operation (kind, state, actor, reason, query, allow_gap, replays_max, "
+        "rate_per_s, canary, pause_above, started_ms) "
+        "VALUES (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            wanted.kind,
+            by.actor,
+            by.reason,
+            wanted.query,
+            wanted.allow_gap,
+            wanted.replays_max,
+            wanted.pace.rate_per_s,
+            wanted.pace.canary,
+            wanted.pace.pause_above,
+            by.now_ms,
+        ),
+    ).lastrowid
+    assert operation is not None
+    for group, letters in steps.items():
+        begin_part(transaction, operation, group, letters)
+    for part in parts(transaction.connection, "operation = ?", operation):
+        step(transaction, part, by.now_ms, is_strict=wanted.query is None)
     return operation
 
 
-def archive(transaction: Transaction, ids: Sequence[UUID], by: By) -> int:
-    """See `Operators.archive`."""
-    letters = _open_letters(transaction, ids, "archived")
-    operation = _begin(transaction, "archive", letters, by)
-    for letter in letters:
-        _change_state(transaction, letter, "archived")
+def edit(transaction: Transaction, letter: UUID, record: Record, diff: str, by: By) -> int:
+    """See `Operators.edit`: the child takes the letter's place, and is replayed."""
+    parent = _letter(transaction, letter)
+    (own,) = candidates(transaction.connection, json.dumps([parent.number]))
+    found = problem(transaction.connection, own, "edit", 0)
+    if found is not None:
+        raise found.as_error()
+    child = msgspec.structs.replace(
+        parent.letter,
+        id=derived_id("edited", letter.bytes, record.id),
+        value=record.value,
+        header_block=record.headers,
+        event_id=UUID(bytes=record.id),
+        causation_id=str(parent.letter.event_id),
+        edited_from=letter,
+        state="open",
+        version=1,
+        replay_count=0,
+    )
+    transaction.execute(
+        "UPDATE letter SET state = 'edited', version = version + 1 WHERE number = ?",
+        (parent.number,),
+    )
+    number = transaction.execute(
+        "INSERT INTO letter (id, consumer_group, topic, partition, offset, lane, handler, key, "
+        "event_type, error_class, fingerprint, app_version, on_dead, state, version, "
+        "replay_count, counted, dead_ms, edited_from) SELECT ?, consumer_group, topic, partition, "
+        "offset, lane, handler, key, event_type, error_class, fingerprint, app_version, on_dead, "
+        "'open', 1, 0, counted, dead_ms, id FROM letter WHERE number = ?",
+        (child.id.bytes, parent.number),
+    ).lastrowid
+    transaction.execute(
+        "INSERT INTO envelope (number, letter) VALUES (?, ?)",
+        (number, _encode_json(child).decode()),
+    )
+    operation = begin(transaction, Wanted("edit", 0), {child.group: [json.dumps([number])]}, by)
+    audit(
+        transaction,
+        Audited("edit", by.actor, by.reason, by.now_ms, operation, diff),
+        [(child.group, parent.number)],
+    )
+    return operation
+
+
+def republish(
+    transaction: Transaction, letter: UUID, record: Record, topic: LogTopic, by: By
+) -> Position:
+    """See `Operators.republish`."""
+    original = _letter(transaction, letter)
+    (partition,) = transaction.append(topic, [record])
+    end, _ = end_of(transaction.connection, topic.name, partition)
+    position = Position(topic.name, partition, end - 1)
+    audit(
+        transaction,
+        Audited(
+            "republish",
+            by.actor,
+            by.reason,
+            by.now_ms,
+            detail=f"event {UUID(bytes=record.id)} at {topic.name}[{partition}]:{end - 1}",
+        ),
+        [(original.letter.group, original.number)],
+    )
+    return position
+
+
+class _Stored(NamedTuple):
+    number: int
+    letter: DeadLetter
+
+
+def _letter(transaction: Transaction, letter: UUID) -> _Stored:
+    row = transaction.execute(
+        f"SELECT letter.number, {LETTER_COLUMNS} FROM {LETTER} WHERE letter.id = ?",
+        (letter.bytes,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"dead letter {letter}: there is none; nothing was changed")
+    return _Stored(row[0], letter_from(row[1:]))
+
+
+# --- operations -------------------------------------------------------------------------------
+
+
+def pause_operation(transaction: Transaction, operation: int, by: By) -> None:
+    """See `Operators.pause_operation`."""
+    _set_state(transaction, operation, "paused", ("running",), by)
+    _note_operation(transaction, "pause", operation, by)
+
+
+def resume_operation(transaction: Transaction, operation: int, by: By) -> None:
+    """See `Operators.resume_operation`."""
+    _set_state(transaction, operation, "running", ("paused",), by)
+    restart(transaction, operation)
+    _note_operation(transaction, "resume", operation, by)
+    operations.go_on(transaction, operation, by.now_ms)
+
+
+def cancel_operation(transaction: Transaction, operation: int, by: By) -> None:
+    """See `Operators.cancel_operation`; of many letters the first thousand are returned here."""
+    _set_state(transaction, operation, "cancelled", ("running", "paused"), by)
+    _note_operation(transaction, "cancel", operation, by)
+    for part in parts(transaction.connection, "operation = ?", operation):
+        transaction.execute("DELETE FROM operation_selection WHERE part = ?", (part.id,))
+        # Never taken up: they are as they were.
         transaction.execute(
-            "UPDATE progress SET dead = dead - 1, archived = archived + 1 "
-            "WHERE consumer_group = ? AND topic = ? AND partition = ?",
-            (letter.group, letter.topic, letter.partition),
+            "UPDATE operation_part SET returned = total - pending - released - resolved - failed "
+            "- skipped - changed WHERE id = ?",
+            (part.id,),
         )
-        if letter.on_dead != "continue":
-            _command(transaction, "open", letter)
-    return operation
+    operations.go_on(transaction, operation, by.now_ms)
+
+
+def _set_state(
+    transaction: Transaction, operation: int, state: str, before: Sequence[str], by: By
+) -> None:
+    row = transaction.execute(
+        "SELECT state, ended_ms FROM operation WHERE id = ?", (operation,)
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"operation {operation}: there is none")
+    expected = " or ".join(before)
+    if row[0] == state:
+        changed = transaction.execute(
+            "SELECT actor, at_ms FROM audit WHERE operation = ? AND letter IS NULL "
+            "ORDER BY id DESC LIMIT 1",
+            (operation,),
+        ).fetchone()
+        who = f" ({changed[0]}, {utc(changed[1]).isoformat(timespec='seconds')})" if changed else ""
+        raise Conflict(
+            f"operation {operation}: expected one that is {expected}, got one that is "
+            f"{state} already{who}; nothing was changed"
+        )
+    if row[0] not in before:
+        raise Refused(
+            f"operation {operation}: expected one that is {expected}, got one that is {row[0]}; "
+            "nothing was changed"
+        )
+    transaction.execute(
+        "UPDATE operation SET state = ?, why = ? WHERE id = ?",
+        (state, None if state == "running" else f"{by.reason} ({by.actor})", operation),
+    )
+
+
+def _note_operation(transaction: Transaction, action: str, operation: int, by: By) -> None:
+    groups = transaction.execute(
+        "SELECT consumer_group FROM operation_part WHERE operation = ?", (operation,)
+    ).fetchall()
+    audit(
+        transaction,
+        Audited(action, by.actor, by.reason, by.now_ms, operation),
+        [(row[0], None) for row in groups],
+    )
+
+
+# --- groups -----------------------------------------------------------------------------------
 
 
 def pause_group(transaction: Transaction, group: str, by: By) -> None:
     """See `Operators.pause`."""
     _refuse_unknown_group(transaction, group)
     pause(transaction, group, by.reason)
-    _note(transaction, "pause", by, group)
+    audit(transaction, Audited("pause", *by), [(group, None)])
 
 
 def resume_group(transaction: Transaction, group: str, by: By) -> None:
@@ -91,182 +263,12 @@ def resume_group(transaction: Transaction, group: str, by: By) -> None:
     _refuse_unknown_group(transaction, group)
     transaction.execute("UPDATE consumer_group SET paused = NULL WHERE name = ?", (group,))
     transaction.alters = True
-    _note(transaction, "resume", by, group)
-
-
-def _open_letters(transaction: Transaction, ids: Sequence[UUID], verb: str) -> list[_Letter]:
-    letters: list[_Letter] = []
-    for letter_id in dict.fromkeys(ids):
-        row = transaction.execute(
-            "SELECT id, consumer_group, topic, partition, offset, key, on_dead, state "
-            "FROM letter WHERE id = ?",
-            (letter_id.bytes,),
-        ).fetchone()
-        if row is None:
-            raise NotFound(f"dead letter {letter_id}: there is none; nothing was changed")
-        letters.append(_Letter(*row))
-    for letter in letters:
-        if letter.state == "open":
-            continue
-        since = _last_change(transaction.connection, letter.id)
-        if letter.state == "replaying":
-            raise Conflict(
-                f"dead letter {UUID(bytes=letter.id)}: expected one that is open, got one that is "
-                f"being replayed{since}; nothing was changed"
-            )
-        raise Refused(
-            f"dead letter {UUID(bytes=letter.id)}: expected one that is open, got one that is "
-            f"{letter.state}{since}; it cannot be {verb}, and nothing was changed"
-        )
-    return letters
-
-
-def _last_change(connection: sqlite3.Connection, letter: bytes) -> str:
-    row = connection.execute(
-        "SELECT actor, at_ms FROM audit WHERE letter = ? ORDER BY id DESC LIMIT 1", (letter,)
-    ).fetchone()
-    return f" ({row[0]}, {_time(row[1])})" if row else ""
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
-
-
-def _refuse_gap(transaction: Transaction, letter: _Letter, chosen: set[bytes]) -> None:
-    """A lane's letters are replayed from its head on, or later events would overtake."""
-    (ordering,) = transaction.execute(
-        "SELECT ordering FROM consumer_group WHERE name = ?", (letter.group,)
-    ).fetchone()
-    if ordering == "none" or (ordering == "key" and letter.key is None):
-        return  # A lane of its own.
-    earlier = transaction.execute(
-        "SELECT id, offset FROM letter WHERE consumer_group = ? AND topic = ? AND partition = ? "
-        "AND offset < ? AND state = 'open' AND on_dead != 'continue' AND (? OR key = ?) "
-        "ORDER BY offset",
-        (
-            letter.group,
-            letter.topic,
-            letter.partition,
-            letter.offset,
-            ordering == "partition",
-            letter.key,
-        ),
-    )
-    for earlier_id, offset in earlier.fetchall():
-        if earlier_id not in chosen:
-            raise Refused(
-                f"dead letter {UUID(bytes=letter.id)} (offset {letter.offset}): letter "
-                f"{UUID(bytes=earlier_id)} (offset {offset}) of the same lane died before it; "
-                "replay or archive that one too, or first. Nothing was changed"
-            )
-
-
-def _begin(transaction: Transaction, kind: str, letters: Sequence[_Letter], by: By) -> int:
-    operation = transaction.execute(
-        "INSERT INTO operation (kind, actor, reason, at_ms) VALUES (?, ?, ?, ?)",
-        (kind, by.actor, by.reason, by.now_ms),
-    ).lastrowid
-    assert operation is not None
-    transaction.executemany(
-        "INSERT INTO operation_letter (operation, letter) VALUES (?, ?)",
-        [(operation, letter.id) for letter in letters],
-    )
-    for letter in letters:
-        _note(transaction, kind, by, letter.group, letter=letter.id, operation=operation)
-    transaction.alters = True
-    return operation
-
-
-def _change_state(transaction: Transaction, letter: _Letter, state: LetterState) -> None:
-    transaction.execute(
-        "UPDATE letter SET state = ?, version = version + 1 WHERE id = ?", (state, letter.id)
-    )
-
-
-def _command(transaction: Transaction, kind: str, letter: _Letter) -> None:
-    transaction.execute(
-        "INSERT INTO command (consumer_group, topic, partition, kind, letter) "
-        "VALUES (?, ?, ?, ?, ?)",
-        (letter.group, letter.topic, letter.partition, kind, letter.id),
-    )
-
-
-def _note(
-    transaction: Transaction,
-    action: str,
-    by: By,
-    group: str,
-    *,
-    letter: bytes | None = None,
-    operation: int | None = None,
-) -> None:
-    transaction.execute(
-        "INSERT INTO audit (at_ms, actor, action, reason, consumer_group, letter, operation) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (by.now_ms, by.actor, action, by.reason, group, letter, operation),
-    )
+    audit(transaction, Audited("resume", *by), [(group, None)])
+    # Its operations have released nothing meanwhile.
+    operations.advance(transaction, group, by.now_ms)
 
 
 def _refuse_unknown_group(transaction: Transaction, group: str) -> None:
     if not transaction.execute("SELECT 1 FROM consumer_group WHERE name = ?", (group,)).fetchone():
         names = [row[0] for row in transaction.execute("SELECT name FROM consumer_group")]
         raise NotFound(f"group {group!r}: there is none. Known: {', '.join(sorted(names)) or '-'}")
-
-
-# --- queries ----------------------------------------------------------------------------------
-
-_FOLLOWERS = """
-(SELECT count(*) FROM parked WHERE parked.consumer_group = letter.consumer_group
-    AND parked.topic = letter.topic AND parked.partition = letter.partition
-    AND parked.key IS letter.key AND parked.offset > letter.offset
-    AND letter.on_dead = 'park' AND letter.state IN ('open', 'replaying'))
-"""
-
-
-def dead_letters(
-    connection: sqlite3.Connection,
-    *,
-    group: str | None,
-    state: LetterState | None,
-    ids: Sequence[UUID] | None,
-    limit: int,
-    after: UUID | None,
-) -> list[DeadLetter]:
-    """See `Queries.dead_letters`."""
-    conditions: list[str] = []
-    values: list[object] = []
-    for column, value in (("consumer_group", group), ("state", state)):
-        if value is not None:
-            conditions.append(f"letter.{column} = ?")
-            values.append(value)
-    if after is not None:
-        conditions.append("letter.number > (SELECT number FROM letter WHERE id = ?)")
-        values.append(after.bytes)
-    chosen: list[tuple[list[str], list[object]]] = [(conditions, values)]
-    if ids is not None:
-        # One by one, because a statement has a limit of variables and a caller has none.
-        chosen = [
-            ([*conditions, "letter.id = ?"], [*values, one.bytes]) for one in dict.fromkeys(ids)
-        ]
-    rows: list[tuple[Any, ...]] = []
-    for where, bound in chosen:
-        rows += connection.execute(
-            f"SELECT letter.number, {_FOLLOWERS}, {LETTER_COLUMNS} FROM letter "
-            f"WHERE {' AND '.join(where) or '1'} ORDER BY letter.number LIMIT ?",
-            (*bound, limit),
-        )
-    rows.sort(key=lambda row: row[0])
-    return [letter_from(row[2:], row[1]) for row in rows[:limit]]
-
-
-def letters_of_operation(connection: sqlite3.Connection, id: int) -> dict[UUID, LetterState]:
-    """See `Queries.operation`."""
-    if not connection.execute("SELECT 1 FROM operation WHERE id = ?", (id,)).fetchone():
-        raise NotFound(f"operation {id}: there is none")
-    rows = connection.execute(
-        "SELECT letter.id, letter.state FROM operation_letter "
-        "JOIN letter ON letter.id = operation_letter.letter WHERE operation = ? "
-        "ORDER BY letter.number",
-        (id,),
-    )
-    return {UUID(bytes=letter): state for letter, state in rows}

@@ -65,12 +65,15 @@ class Transaction:
         """Owners, commands or pauses changed: consumers have to look."""
         self._log = log
 
-    def append(self, topic: LogTopic, records: Iterable[Record]) -> None:
-        """Write records at the end of a topic."""
+    def append(self, topic: LogTopic, records: Iterable[Record]) -> list[int]:
+        """Write records at the end of a topic; the partitions that they went to."""
+        partitions: list[int] = []
         for partition, part in enumerate(topic.split(records)):
             if part:
                 self._log.append(topic.name, partition, rows(part))
+                partitions.append(partition)
         self.topics.add(topic.name)
+        return partitions
 
 
 class Stretch:

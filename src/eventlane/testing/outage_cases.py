@@ -1,0 +1,155 @@
+"""Cases: an outage is not poison. Breakers of groups and dependencies, and the retry budget."""
+
+from itertools import pairwise
+from typing import Any
+
+from eventlane.breaker import Dependency
+from eventlane.config import Limits
+from eventlane.handler import Context
+from eventlane.retry import Retry
+from eventlane.testing.clock import ManualClock
+from eventlane.testing.stage import GROUP, PATIENCE_S, Boom, Factory, Journal, Step, until
+
+__all__ = [
+    "a_group_in_an_outage_probes_and_burns_no_further_attempts",
+    "a_group_with_nothing_but_poison_ends",
+    "an_error_of_a_dependency_burns_no_attempt",
+    "many_delayed_retries_are_spread_and_none_dies_of_it",
+    "time_in_an_outage_does_not_count_towards_elapsed_s_max",
+]
+
+
+class _Gone(Exception):
+    """The dependency is out."""
+
+
+def _keys(count: int) -> list[str]:
+    return [f"k{number:03}" for number in range(count)]
+
+
+async def an_error_of_a_dependency_burns_no_attempt(make: Factory) -> None:
+    """A dependency that is out is probed at growing intervals; no event is charged an attempt."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=2)
+    mail = Dependency("mail", trips_on=_Gone, failures=5)
+    started_ms = clock.now_ms()
+    back_ms = started_ms + 100_000
+
+    @app.subscribe(
+        Step, group=GROUP, retry=Retry(attempts=2, delay_s=1), dependencies=[mail], concurrency=5
+    )
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if clock.now_ms() < back_ms:
+            raise _Gone
+
+    async with app:
+        await app.publish_many([Step(key, number) for number in range(3) for key in _keys(40)])
+        await app.run_until_idle(PATIENCE_S)
+        assert {run.attempt for run in journal.runs} == {1}
+        failed = [run for run in journal.runs if run.at_ms < back_ms]
+        assert len(failed) < 20, f"expected only probes after the first errors, got {len(failed)}"
+        gaps = [b.at_ms - a.at_ms for a, b in pairwise(failed)]
+        assert 1_000 in gaps
+        assert max(gaps) >= 32_000
+        for key in _keys(40):
+            assert [run.number for run in journal.of(key) if run.at_ms >= back_ms] == [0, 1, 2]
+        account = (await app.status()).groups[GROUP]
+        assert (account.done, account.dead, account.open) == (120, 0, 0)
+
+
+async def a_group_in_an_outage_probes_and_burns_no_further_attempts(make: Factory) -> None:
+    """When 80 % of the last runs failed, in many lanes, only probes run; nothing drains away."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=2)
+    back_ms = clock.now_ms() + 600_000
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=4, delay_s=1, jitter=0), concurrency=10)
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if clock.now_ms() < back_ms:
+            raise Boom
+
+    async with app:
+        await app.publish_many([Step(key, 0) for key in _keys(200)])
+        await app.run_until_idle(PATIENCE_S)
+        failed = [run for run in journal.runs if run.at_ms < back_ms]
+        assert len(failed) < 150, f"expected that few attempts are burnt, got {len(failed)}"
+        account = (await app.status()).groups[GROUP]
+        assert account.done + account.dead == 200
+        assert account.dead <= 5, "a probe is an ordinary attempt, so that few may die"
+        assert account.open == 0
+
+
+async def a_group_with_nothing_but_poison_ends(make: Factory) -> None:
+    """Probes of a group are ordinary attempts: where everything is poison, all of it ends dead."""
+    clock = ManualClock()
+    app = make.app(clock=clock, partitions=1, limits=Limits(breaker_runs=20, breaker_lanes_min=5))
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1), on_dead="continue")
+    async def handle(_: Step, __: Context[Any]) -> None:
+        raise Boom
+
+    async with app:
+        await app.publish_many([Step(key, 0) for key in _keys(40)])
+        await app.run_until_idle(PATIENCE_S)
+        account = (await app.status()).groups[GROUP]
+        assert (account.dead, account.open) == (40, 0)
+
+
+async def many_delayed_retries_are_spread_and_none_dies_of_it(make: Factory) -> None:
+    """Without tokens a delayed retry is later, never dead; with tokens it is as planned."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    limits = Limits(
+        retry_tokens_max=50, retry_tokens_per_s=10, retry_token_cost=10, breaker_lanes_min=1000
+    )
+    app = make.app(clock=clock, partitions=1, limits=limits)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1, jitter=0, immediate=0))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if ctx.attempt == 1:
+            raise Boom
+
+    async with app:
+        started_ms = clock.now_ms()
+        await app.publish_many([Step(key, 0) for key in _keys(25)])
+        await app.run_until_idle(PATIENCE_S)
+        second_ms = sorted(run.at_ms - started_ms for run in journal.runs if run.attempt == 2)
+        assert second_ms[:5] == [1_000] * 5
+        assert second_ms[5:] == [1_000 + 1_000 * number for number in range(1, 21)]
+        assert (await app.status()).groups[GROUP].done == 25
+
+
+async def time_in_an_outage_does_not_count_towards_elapsed_s_max(make: Factory) -> None:
+    """elapsed_s_max counts planned waiting and running, not a pause or a time without an owner."""
+    clock = ManualClock()
+    journal = Journal(clock)
+
+    def retrying() -> Any:
+        app = make.app(clock=clock, partitions=1)
+
+        @app.subscribe(
+            Step,
+            group=GROUP,
+            retry=Retry(attempts=9, delay_s=10, factor=1, jitter=0, immediate=0, elapsed_s_max=25),
+        )
+        async def handle(step: Step, ctx: Context[Any]) -> None:
+            journal.note(step, ctx)
+            raise Boom
+
+        return app
+
+    async with (one := retrying()):
+        await one.publish(Step("a", 0))
+        async with one.handling():
+            await until(lambda: len(journal.runs) == 1, "the first attempt")
+    clock.advance(3600.0)
+    async with (two := retrying()):
+        await two.run_until_idle(PATIENCE_S)
+        assert [run.attempt for run in journal.runs] == [1, 2, 3]
+        (letter,) = await two.dead_letters()
+        assert letter.attempts == 3

@@ -1,0 +1,1 @@
+"""What `eventlane prove overtake` goes through: the processes' job, the ordeal, and the proof."""
