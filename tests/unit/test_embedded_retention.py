@@ -9,6 +9,7 @@ import pytest
 from eventlane.brokers import connect
 from eventlane.brokers.embedded import retention
 from eventlane.testing.clock import ManualClock
+from eventlane.settlement import LaneState
 from eventlane.testing.stage import TOPIC, acquired, letter, record, settlement, spec
 from eventlane.topic import Topic
 
@@ -93,8 +94,9 @@ async def test_dead_letters_and_parked_events_stay(broker: Any) -> None:
     consumer = await broker.join(spec())
     own = await acquired(consumer)
     dead = letter(own, 0, record("a", "x"))
-    parked = [(offset, record("a", "x")) for offset in range(1, 10)]
-    await consumer.settle([settlement(own, 10, dead=[dead], parked=parked)])
+    parked = [(b"a", offset, record("a", "x")) for offset in range(1, 10)]
+    lane = LaneState(lane=b"a", parked=9, head=1, blockers=(0,))
+    await consumer.settle([settlement(own, 10, dead=[dead], parked=parked, lanes=[lane])])
     await broker.run_retention(99 * MINUTE_MS)
     assert await broker.ends(TOPIC) == [(10, 10)]
     (kept,) = await broker.dead_letters()
