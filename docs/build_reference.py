@@ -22,12 +22,24 @@ __all__ = ["pages"]
 REFERENCE = Path(__file__).parent / "reference"
 
 SECTIONS = {
-    "The app": ["App", "Operation"],
+    "The app": ["App"],
     "Events": ["event", "Topic", "Message", "Position"],
     "Handlers": ["Context", "Batch", "Handler", "Middleware"],
     "Outcomes": ["Outcome", "Done", "RetryLater", "Dead", "Skipped", "Pause"],
-    "Retry": ["Retry"],
-    "Dead letters": ["DeadLetter", "Attempt"],
+    "Retry": ["Retry", "Dependency"],
+    "Dead letters": [
+        "DeadLetter",
+        "Attempt",
+        "Query",
+        "FailureSummary",
+        "LetterEvent",
+        "DeadLettered",
+    ],
+    "Operations": ["Operation", "OperationStatus", "Plan", "OrderConflict", "LeftOut"],
+    "Looking at a key or an event": [
+        *("LaneView", "LaneFront", "Trace", "TracedEvent", "GroupTrace"),
+    ],
+    "Groups": ["ResetPlan", "PartitionReset", "RemovalPlan"],
     "The account": ["Status", "GroupStatus", "TopicStatus"],
     "Bounds and time": ["Limits", "Clock"],
 }
@@ -42,8 +54,10 @@ SHORT = {
 """Short names that signatures use."""
 
 GIVEN = {
-    *("Attempt", "Context", "DeadLetter", "GroupStatus", "Message", "Operation", "Position"),
-    *("Status", "TopicStatus"),
+    *("Attempt", "Context", "DeadLetter", "DeadLettered", "FailureSummary", "GroupStatus"),
+    *("GroupTrace", "LaneFront", "LaneView", "LeftOut", "LetterEvent", "Message", "Operation"),
+    *("OperationStatus", "OrderConflict", "PartitionReset", "Plan", "Position", "RemovalPlan"),
+    *("ResetPlan", "Status", "TopicStatus", "Trace", "TracedEvent"),
 }
 """What users are given and never make: how it is made is not shown."""
 
@@ -164,7 +178,7 @@ def class_parts(cls: type) -> Iterator[str]:
         rows += field_rows(list(set_fields_of(init)))
     if rows:
         yield "\n".join(["| field | type | |", "|---|---|---|", *rows])
-    for each in methods_of(node):
+    for each in (method for part in parts_of(cls) for method in methods_of(class_node(part))):
         yield f"#### {cls.__name__}.{each.name}"
         yield code(signature(each, each.name, without_self=True))
         yield prose(ast.get_docstring(each))
@@ -236,6 +250,14 @@ def functions_of(node: ast.ClassDef) -> list[Function]:
     """The functions of a class; of an overloaded one only the last."""
     found = [each for each in node.body if isinstance(each, Function)]
     return [each for each in found if not is_decorated(each, "overload")]
+
+
+def parts_of(cls: type) -> Iterator[type]:
+    """A class, and those that it is put together from and that are no public names themselves."""
+    yield cls
+    for base in cls.__bases__:
+        if base.__module__.startswith("eventlane.") and base.__name__ not in eventlane.__all__:
+            yield from reversed(list(parts_of(base)))  # what it stands on comes first
 
 
 def methods_of(node: ast.ClassDef) -> list[Function]:

@@ -20,7 +20,7 @@ from .analytics import ANALYTICS_BATCH, Analytics
 from .events import OrderCreated
 from .inventory import INVENTORY_RETRY, Inventory, survives_import
 from .mails import AcceptedMails
-from .notification import NOTIFICATION_RETRY, Notifier
+from .notification import MAIL_SERVER, NOTIFICATION_RETRY, Notifier
 from .publisher import published_orders
 from .run import Run, RunRefused
 from .smtp_server import SmtpServer, embedded_smtp_server
@@ -51,9 +51,13 @@ def create_app(url: str, *, inventory: Inventory, notifier: Notifier, analytics:
     app = App(url, name="orders", limits=LIMITS)
     app.subscribe(OrderCreated, group="inventory", retry=INVENTORY_RETRY)(inventory.reserve)
     # A mail that is refused for good is no reason to withhold the household's next ones.
-    app.subscribe(OrderCreated, group="notification", retry=NOTIFICATION_RETRY, on_dead="continue")(
-        notifier.notify
-    )
+    app.subscribe(
+        OrderCreated,
+        group="notification",
+        retry=NOTIFICATION_RETRY,
+        dependencies=[MAIL_SERVER],
+        on_dead="continue",
+    )(notifier.notify)
     # Sums do not depend on the order of what is added, so no event has to wait for another.
     app.subscribe(OrderCreated, group="analytics", batch=ANALYTICS_BATCH, ordering="none")(
         analytics.count

@@ -13,12 +13,12 @@ from uuid import UUID
 
 import aiosmtplib
 
-from eventlane import Context, Dead, Retry
+from eventlane import Context, Dead, Dependency, Retry
 
 from .events import OrderCreated
 from .mails import AcceptedMails
 
-__all__ = ["NOTIFICATION_RETRY", "MailDeferred", "MailRefused", "Notifier"]
+__all__ = ["MAIL_SERVER", "NOTIFICATION_RETRY", "MailDeferred", "MailRefused", "Notifier"]
 
 SENDER = "orders@shop.example"
 
@@ -39,6 +39,10 @@ NOTIFICATION_RETRY = Retry(
     rules=((MailRefused, Dead(lane="continue")),),
 )
 """Some 50 s of patience. One mail in 50 is deferred, so that ten in a row are happens to nobody."""
+
+
+MAIL_SERVER = Dependency("smtp", trips_on=(ConnectionError, TimeoutError))
+"""While the server cannot be reached no mail is charged an attempt: one at a time tries."""
 
 
 class Notifier:

@@ -63,10 +63,17 @@ async def _round(app: App, inventory: Inventory, recovered: Recovered) -> bool:
     added = await inventory.correct_catalogue()
     arrived = await inventory.restock()
     replays = [
-        await app.replay(page, reason="catalogue corrected, new stock is in", actor=actor)
+        await app.replay(
+            page,
+            reason="catalogue corrected, new stock is in",
+            actor=actor,
+            canary=False,
+            rate_per_s=None,
+            pause_above=None,
+        )
         for page in _pages(others)
     ]
-    resolved = sum([(await replay.wait()).get("resolved", 0) for replay in replays])
+    resolved = sum([(await replay.wait()).resolved for replay in replays])
     await app.run_until_idle()  # what waited behind the resolved ones follows
     recovered.archived += len(invalid)
     recovered.replayed += len(others)

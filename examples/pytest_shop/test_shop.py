@@ -73,7 +73,7 @@ async def test_after_a_replay_what_was_parked_follows_in_order() -> None:
         operation = await shop.replay(await shop.dead_letters(), reason="a new card")
         await shop.run_until_idle()
 
-        assert await operation.wait() == {"resolved": 1}
+        assert (await operation.wait()).resolved == 1
         assert bank.charged == [("ada", 250), ("ada", 99)]
         assert (await shop.status()).groups["billing"].balances
 

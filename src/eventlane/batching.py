@@ -29,6 +29,12 @@ class Lists:
         """Whether deliveries wait here."""
         return bool(self.ready or self._open)
 
+    @property
+    def next_is_lone(self) -> bool:
+        """Whether the next list is one event that has to run alone."""
+        _, deliveries = self.ready[0]
+        return any(each.trouble and each.trouble.ends >= ALONE_IN_GROUP for each in deliveries)
+
     def add(self, subscription: Subscription, delivery: Delivery) -> None:
         """Put a delivery into the next list of its handler."""
         batch = subscription.batch

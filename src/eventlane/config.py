@@ -125,6 +125,22 @@ class Limits:
                 "stall_s_max below lease_s. A stalled process must fall silent before its lease "
                 "ends, or it would lose its partitions without notice."
             )
+        if self.breaker_failure_ratio > 1:
+            raise ConfigError(
+                f"Limits(breaker_failure_ratio={self.breaker_failure_ratio}): expected a share of "
+                "all runs, at most 1. At 1 it opens when all of them failed."
+            )
+        if self.breaker_lanes_min > self.breaker_runs:
+            raise ConfigError(
+                f"Limits(breaker_lanes_min={self.breaker_lanes_min}, breaker_runs="
+                f"{self.breaker_runs}): expected no more lanes than runs. The last "
+                f"{self.breaker_runs} runs cannot be in more lanes, so that it would never open."
+            )
+        if self.retry_token_cost > self.retry_tokens_max:
+            raise ConfigError(
+                f"Limits(retry_token_cost={self.retry_token_cost}, retry_tokens_max="
+                f"{self.retry_tokens_max}): expected a bucket that can pay for one retry."
+            )
 
 
 def check_app(url: object, limits: object, middleware: object) -> None:

@@ -406,7 +406,9 @@ class Dispatcher:
             taken = (ring[0].take() or self._take_elsewhere()) if ring else self._take_one(worker)
             if taken is None:
                 may_start = self.may_start and self._admission.has_place
-                if self._lists.ready and (may_start or self._is_alone):
+                if self._lists.ready and (
+                    may_start or (self._is_alone and self._lists.next_is_lone)
+                ):
                     await self._list_runner.run(worker, *self._lists.ready.popleft())
                 elif may_start and (await self._feeder.feed() or self._lists.close_those_at_rest()):
                     continue

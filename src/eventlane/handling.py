@@ -19,7 +19,7 @@ from eventlane.quarantine import Quarantine
 from eventlane.routing import routes_of
 from eventlane.serde import Codecs
 from eventlane.settlement import GroupSpec
-from eventlane.subscription import GroupPlan, dependencies_of
+from eventlane.subscription import GroupPlan, check_drain, dependencies_of
 
 __all__ = ["handling"]
 
@@ -49,7 +49,9 @@ async def handling(
         )
         # Not waited for: a thread that is left by then is stuck, and the dispatcher has said so.
         stack.callback(threads.shutdown, wait=False)
-        dependencies = dependencies_of([each for plan in plans for each in plan.subscriptions])
+        subscriptions = [each for plan in plans for each in plan.subscriptions]
+        check_drain(subscriptions, limits.drain_s)
+        dependencies = dependencies_of(subscriptions)
         concurrency = max(plan.concurrency for plan in plans)
         guards = {
             name: guard_of(dependency, concurrency=concurrency, clock=clock)

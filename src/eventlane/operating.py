@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from eventlane.event import EventType
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.message import Position
 from eventlane.operation import (
+    Letters,
     Operation,
     checked_operation_state,
     checked_reason,
@@ -36,8 +37,6 @@ __all__ = ["Operating"]
 
 _LOOK_AGAIN_S = 0.05
 """How soon waiting looks again where nothing in this process would tell it."""
-Letters = DeadLetter | UUID | Iterable[DeadLetter | UUID] | Query | str
-"""What an operation is about."""
 
 
 class Operating:

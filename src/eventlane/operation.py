@@ -12,6 +12,7 @@ from eventlane.query import Query, query_of
 from eventlane.replay import LeftOut, OperationState, OperationStatus
 
 __all__ = [
+    "Letters",
     "Operation",
     "checked_operation_state",
     "checked_reason",
@@ -19,6 +20,10 @@ __all__ = [
     "ids_of",
     "selection_of",
 ]
+
+
+Letters = DeadLetter | UUID | Iterable[DeadLetter | UUID] | Query | str
+"""What an operation is about: letters that are named, or a query."""
 
 
 class Operation:
@@ -97,10 +102,8 @@ class Operation:
         await self._broker.cancel_operation(self.id, actor=who, reason=why)
 
 
-def selection_of(
-    letters: DeadLetter | UUID | Iterable[DeadLetter | UUID] | Query | str,
-) -> list[UUID] | Query:
-    """What an operation is about: letters that are named, or a query.
+def selection_of(letters: Letters) -> list[UUID] | Query:
+    """The same as ids or as a query.
 
     Raises:
         ConfigError: It is something else, or nothing.

@@ -36,6 +36,7 @@ __all__ = [
     "Subscription",
     "Takes",
     "caller",
+    "check_drain",
     "check_group",
     "declared",
     "dependencies_of",
@@ -256,6 +257,22 @@ def dependencies_of(subscriptions: Sequence[Subscription]) -> dict[str, Dependen
                     f"and {each} ({subscription.declared_at}). Make one object and share it."
                 )
     return {name: dependency for name, (dependency, _) in known.items()}
+
+
+def check_drain(subscriptions: Sequence[Subscription], drain_s: float) -> None:
+    """Refuse handlers that may run for longer than the end of handling waits for them.
+
+    Raises:
+        ConfigError: There is one; it is named.
+    """
+    for each in subscriptions:
+        if each.timeout_s is not None and each.timeout_s > drain_s:
+            raise ConfigError(
+                f"handler {each.name} ({each.declared_at}): timeout_s={each.timeout_s:g} with "
+                f"Limits(drain_s={drain_s:g}): expected drain_s of at least the timeout. A stop "
+                "would cancel handlers that still have time, and run their events again; raise "
+                "drain_s, or lower the timeout."
+            )
 
 
 def plan_groups(subscriptions: Sequence[Subscription], *, cpus: int) -> dict[str, GroupPlan]:

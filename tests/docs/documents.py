@@ -12,8 +12,8 @@ an HTML comment on the line above its fence, which a rendered page does not show
     <!-- not executed: REASON -->   it is not.
 
 A python block without one of these is run. In a console block each `$ command` is run, and what
-follows the command must be what it prints; a line `…` stands for any lines. `await` may stand at
-the top, as in `python -m asyncio`.
+follows the command must be what it prints; a line `…` stands for any lines. `$ export NAME=VALUE`
+holds for the rest of the document. `await` may stand at the top, as in `python -m asyncio`.
 """
 
 import os
@@ -21,8 +21,10 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 __all__ = ["ROOT", "Block", "Difference", "blocks_of", "follow", "normalised", "relative_links"]
 
@@ -118,6 +120,7 @@ def follow(blocks: list[Block], directory: Path) -> None:
     Raises:
         Difference: Something else happens than it says.
     """
+    exported: dict[str, str] = {}
     for index, block in enumerate(blocks):
         if block.mark == "not executed" or block.is_executed:
             continue
@@ -139,7 +142,7 @@ def follow(blocks: list[Block], directory: Path) -> None:
                 chain.append(each)
             _run_program(chain, directory)
         elif block.language == "console":
-            _run_session(block, directory)
+            _run_session(block, directory, exported)
 
 
 def _save(block: Block, directory: Path) -> None:
@@ -163,12 +166,15 @@ def _run_program(chain: list[Block], directory: Path) -> None:
         each.is_executed = True
 
 
-def _run_session(block: Block, directory: Path) -> None:
+def _run_session(block: Block, directory: Path, exported: dict[str, str]) -> None:
     if not block.text.startswith("$ "):
         raise Difference(f"{block}: expected a first line `$ command`")
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
-        ended = _run(_arguments(command, block), directory)
+        if command.startswith("export "):
+            name, _, exported[name] = command.removeprefix("export ").partition("=")
+            continue
+        ended = _run(_arguments(command, block), directory, exported=exported)
         printed = ended.stdout
         if ended.returncode < 0:
             printed += "Killed\n"  # which the shell says
@@ -186,7 +192,11 @@ def _arguments(command: str, block: Block) -> list[str]:
 
 
 def _run(
-    arguments: list[str], directory: Path, *, given: str = ""
+    arguments: list[str],
+    directory: Path,
+    *,
+    given: str = "",
+    exported: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments,
@@ -205,6 +215,7 @@ def _run(
             "COLUMNS": "80",
             # The plugin that this repository uses warns where nobody has said it.
             "PYTEST_ADDOPTS": "-o asyncio_default_fixture_loop_scope=function",
+            **exported,
         },
     )
 
@@ -233,6 +244,7 @@ _VOLATILE = (
     (r"\b\d\d:\d\d:\d\d\b", "<time>"),
     (r"\b(127\.0\.0\.1|localhost):\d+", "<address>"),
     (r"\bin \d+\.\d+s\b", "in <duration>"),
+    (r"\b\d+ (s|min|h|d) ago\b", "<ago>"),
     (r"\bpid \d+", "pid <pid>"),
     (r'File "[^"]*/([^/"]+)", line \d+', r'File "\1", line <line>'),
     (r"\.{3,} +\[100%\]", "... [100%]"),
@@ -240,8 +252,12 @@ _VOLATILE = (
 
 
 def normalised(text: str, directory: Path) -> str:
-    """The text without what differs from run to run: ids, times, ports, temporary paths."""
+    """The text without what differs from run to run: ids, times, ports, temporary paths.
+
+    Nor how wide the columns of a table are, which times may be in.
+    """
     text = text.replace(str(directory), "<directory>")
     for pattern, stands_for in _VOLATILE:
         text = re.sub(pattern, stands_for, text)
+    text = re.sub(r"(?<=\S) {2,}", "  ", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())

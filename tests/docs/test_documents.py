@@ -11,7 +11,7 @@ from tests.docs.documents import ROOT, Block, Difference, blocks_of, follow, rel
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 
 NOT_EXECUTED = {
-    "README.md": 2,  # what make does has tests of its own
+    "README.md": 3,  # what make and `prove` do has tests of its own
     "docs/howto/fastapi.md": 1,  # a server that runs until it is stopped
 }
 """How many blocks of a document are not executed; each says why where it stands."""
@@ -138,3 +138,14 @@ def test_a_file_that_is_not_the_repositorys_is_found(
     text = "<!-- file: shop.py -->\n```python\nx = 2\n```\n"
     with pytest.raises(Difference, match="as the repository has it"):
         follow(document(tmp_path, text, monkeypatch), tmp_path / "elsewhere")
+
+
+def test_what_is_exported_holds_for_the_rest_of_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = 'python -c "import os; print(os.environ.get(chr(72) + chr(73)))"'
+    text = (
+        f"```console\n$ {program}\nNone\n$ export HI=there\n```\n\n"
+        f"```console\n$ {program}\nthere\n```\n"
+    )
+    follow(document(tmp_path, text, monkeypatch), tmp_path)

@@ -1044,7 +1044,7 @@ def test_the_report_says_what_is_wrong_where_and_what_was_checked() -> None:
     )
     assert "overtake 3" in checked
     assert "watermark going down" in unchecked
-    assert last == "NOT CLEAN: 1 anomalies (overtake 1)"
+    assert last == "NOT CLEAN: 1 anomaly (overtake 1)"
 
 
 def test_a_report_of_many_anomalies_stays_short() -> None:

@@ -1,129 +1,41 @@
-"""The command line, as an operator uses it: each test runs the real commands on a real broker."""
+"""The command line as a whole: where its broker is, what it refuses, how it is laid out."""
 
 import asyncio
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from eventlane import App, Context, Retry, event
 from eventlane.cli import main
-
-
-@event(topic="orders", key="customer")
-class Ordered(msgspec.Struct, frozen=True):
-    customer: str
-    quantity: int
-
-
-class Shop:
-    """An app whose handler refuses quantities below 1 until it is mended."""
-
-    def __init__(self, directory: Path) -> None:
-        self.is_mended = False
-        self.handled: list[Ordered] = []
-        self.url = f"embedded:{directory}"
-        self.app = App(self.url)
-        self.app.subscribe(Ordered, group="stock", retry=Retry(attempts=1))(self.handle)
-
-    async def handle(self, ordered: Ordered, ctx: Context) -> None:
-        if ordered.quantity < 1 and not self.is_mended:
-            raise ValueError("no quantity")
-        self.handled.append(ordered)
-
-    async def handle_all(self, *events: Ordered) -> None:
-        async with self.app:
-            await self.app.publish_many(events)
-            await self.app.run_until_idle(timeout_s=20)
-
-
-def run(shop: Shop, *arguments: str) -> int:
-    return main(["--broker", shop.url, *arguments])
-
-
-def printed(shop: Shop, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert run(shop, *arguments, "--json") == 0
-    return json.loads(capsys.readouterr().out)
+from tests.unit.cli_shop import COMMAND, Ordered, Shop, Terminal, as_json, printed, refused, run
 
 
 @pytest.fixture
 async def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path)
+    shop = Shop(tmp_path / "data")
     await shop.handle_all(Ordered("ada", 1), Ordered("bob", 0), Ordered("bob", 2))
     return shop
 
 
-def test_status_says_where_every_event_is(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    stock = printed(shop, capsys, "status")["groups"]["stock"]
-    assert (stock["done"], stock["dead"], stock["parked"]) == (1, 1, 1)
-    assert run(shop, "status") == 0
-    assert "stock" in capsys.readouterr().out
-
-
-def test_topics_are_listed_with_their_size(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(shop, capsys, "topics")["orders"]["published"] == 3
-
-
-def test_a_failure_is_found_shown_and_replayed_to_its_group(
-    shop: Shop, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (letter,) = printed(shop, capsys, "failures", "list")
-    assert (letter["key"], letter["error_message"]) == ("bob", "no quantity")
-    assert run(shop, "failures", "show", letter["id"]) == 0
-    assert "Traceback" in capsys.readouterr().out
-    assert run(shop, "replay", letter["id"], "--reason", "mended") == 0
-    capsys.readouterr()
-    assert printed(shop, capsys, "status")["groups"]["stock"]["pending"] == 1
-
-
-async def test_what_was_replayed_is_handled_in_order_by_the_next_run(shop: Shop) -> None:
-    (letter,) = await letters(shop)
-    shop.is_mended = True
-    await in_thread(shop, "replay", str(letter.id), "--reason", "mended")
-    await shop.handle_all()
-    assert shop.handled[-2:] == [Ordered("bob", 0), Ordered("bob", 2)]
-
-
-async def test_archiving_opens_the_lane(shop: Shop) -> None:
-    (letter,) = await letters(shop)
-    assert await in_thread(shop, "archive", str(letter.id), "--reason", "a test order") == 0
-    await shop.handle_all()
-    assert shop.handled[-1] == Ordered("bob", 2)
-    # A second operator is refused, and told why.
-    assert await in_thread(shop, "archive", str(letter.id), "--reason", "again") == 3
-
-
-def test_tail_prints_messages(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(shop, "tail", "orders", "--no-follow") == 0
-    assert capsys.readouterr().out.count("Ordered") == 3
-
-
-def test_a_group_is_paused_and_goes_on(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(shop, "groups", "pause", "stock", "--reason", "stocktaking") == 0
-    capsys.readouterr()
-    assert printed(shop, capsys, "groups", "list")["stock"]["paused"] == "stocktaking"
-    assert run(shop, "groups", "resume", "stock") == 0
-    capsys.readouterr()
-    assert printed(shop, capsys, "groups", "list")["stock"]["paused"] is None
-
-
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "words"),
     [
-        (["status"], 2, "expected a broker"),
-        (["--broker", "embeded:x", "status"], 2, "Did you mean 'embedded'"),
-        (["--broker", "embedded:nowhere", "status"], 2, "expected a directory with a broker"),
-        (["--app", "nowhere:app", "status"], 2, "expected a module"),
-        (["--app", "json", "status"], 2, "expected MODULE:APP"),
-        (["--app", "json:dumps", "status"], 2, "expected an eventlane.App"),
+        (["status"], "expected a broker"),
+        (["--broker", "embeded:x", "status"], "Did you mean 'embedded'"),
+        (["--broker", "embedded:nowhere", "status"], "expected a directory with a broker"),
+        (["--broker", f"embedded:{'x' * 300}", "status"], "expected a directory that can be read"),
+        (["--app", "nowhere:app", "status"], "expected a module"),
+        (["--app", "json", "status"], "expected MODULE:APP"),
+        (["--app", ".json:dumps", "status"], "expected MODULE:APP"),
+        (["--app", "json:dumps", "status"], "expected an eventlane.App"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_do(
     *,
     arguments: list[str],
-    code: int,
     words: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -131,22 +43,217 @@ def test_what_cannot_be_is_refused_with_what_to_do(
 ) -> None:
     monkeypatch.delenv("EVENTLANE_BROKER", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == code
+    assert main(arguments) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir()), "looking must not make a broker"
 
 
-def test_an_id_that_is_none_is_refused(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(shop, "replay", "abc", "--reason", "x") == 2
-    assert run(shop, "failures", "show", "00000000-0000-0000-0000-000000000000") == 3
-    assert "failures list" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import missing_module_of_the_shop\n", "imports 'missing_module_of_the_shop', which is"),
+        ("from json import nothing\n", "cannot be imported: cannot import name 'nothing'"),
+        ("def app(:\n", "cannot be imported: invalid syntax"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_without_a_traceback(
+    *,
+    text: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"broken_shop_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    assert main(["--app", f"{name}:app", "status"]) == 2
+    assert words in capsys.readouterr().err
 
 
-async def letters(shop: Shop) -> Any:
-    async with shop.app:
-        return await shop.app.dead_letters()
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required: COMMAND"),
+        (["statsu"], "Did you mean 'status'?"),
+        (["failures"], "required: list|show"),
+        (["failures", "lst"], "Did you mean 'list'?"),
+        (["replay", "--grup", "x"], "there is no option '--grup'. Did you mean '--group'?"),
+        (["status", "now"], "expected nothing more, got 'now'"),
+        (["failures", "list", "--limit", "0"], "expected a whole number, 1 or more, got '0'"),
+        (["failures", "list", "--state", "opne"], "Did you mean 'open'?"),
+        (["ops", "list", "--state", "runing"], "Did you mean 'running'?"),
+        (["ops", "show", "first"], "expected the number of an operation, got 'first'"),
+        (["replay", "--rate", "0", "--group", "stock"], "expected a number above 0, got '0'"),
+        (["replay", "--pause-above", "5%"], "expected a share from 0 to 1, got '5%'"),
+        (["trace", "bob"], "expected an id, as in"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_what_there_is(
+    shop: Shop, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert run(shop, *arguments) == 2
+    assert words in capsys.readouterr().err
 
 
-async def in_thread(shop: Shop, *arguments: str) -> int:
-    """A command has an event loop of its own."""
-    return await asyncio.to_thread(run, shop, *arguments)
+def test_a_file_that_is_no_broker_fails_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "eventlane.db").write_bytes(b"not a database, but long enough to be read" * 100)
+    assert main(["--broker", f"embedded:{tmp_path}", "status"]) == 1
+    assert capsys.readouterr().err.startswith("failed: ")
+
+
+def test_the_broker_may_stand_in_the_environment_and_after_the_command(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTLANE_BROKER", shop.url)
+    assert main(["topics", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["orders"]["published"] == 3
+    monkeypatch.setenv("EVENTLANE_BROKER", "embedded:nowhere")
+    assert main(["topics", "--broker", shop.url]) == 0
+
+
+def test_an_app_gives_its_broker_and_says_when_it_is_another(
+    shop: Shop,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EVENTLANE_BROKER", raising=False)
+    (tmp_path / "shop_with_url.py").write_text(
+        f"from eventlane import App\napp = App({shop.url!r}, name='shop')\n"
+    )
+    assert main(["--app", "shop_with_url:app", "status"]) == 0
+    assert "broker:" not in capsys.readouterr().err
+    monkeypatch.setenv("EVENTLANE_BROKER", shop.url)
+    assert main(["--app", "shop_with_url:app", "status"]) == 0
+    assert f"broker: {shop.url}" in capsys.readouterr().err
+
+
+def test_commands_to_copy_name_the_broker_that_was_given(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"eventlane --broker {shop.url} failures list" in printed(shop, capsys, "status")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_tables_fit_the_screen(
+    shop: Shop,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ("status", "lag --all", "topics", "failures list", "groups list", "ops list"):
+        assert run(shop, *command.split()) == 0
+        lines = capsys.readouterr().out.splitlines()
+        table = [line for line in lines if not line.startswith("  ")]  # commands are not broken
+        assert max(map(len, table)) <= columns, command
+
+
+def test_ids_are_never_cut(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (letter,) = as_json(shop, capsys, "failures", "list")
+    for columns in ("20", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert letter["id"] in printed(shop, capsys, "failures", "list")
+
+
+def test_colours_are_for_terminals_and_for_those_who_want_them(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "\x1b" not in printed(shop, capsys, "status")
+    red = "\x1b[1;31m"
+    terminal = Terminal(shop, "status", NO_COLOR="")
+    assert terminal.ended() == 0
+    assert red in terminal.text
+    terminal = Terminal(shop, "status", NO_COLOR="1")
+    assert terminal.ended() == 0
+    assert red not in terminal.text
+
+
+async def test_what_events_hold_does_not_reach_the_terminal_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Shop(tmp_path)
+    evil = "e\x1b[31m\nvil\u202e"
+    await shop.handle_all(Ordered(evil, 0))
+    (letter,) = await shop.letters()
+    for command in (("failures", "list"), ("failures", "show", str(letter.id)), ("tail", "orders")):
+        await asyncio.to_thread(run, shop, *command)
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert "\u202e" not in out
+        assert r"e\x1b[31m\nvil\u202e" in out
+
+
+def test_whoever_reads_the_output_may_stop_reading(shop: Shop) -> None:
+    for command in (("topics", "--json"), ("tail", "orders"), ("failures", "list")):
+        process = subprocess.Popen(
+            [*COMMAND, "--broker", shop.url, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait()) == ("", 0)
+        process.stderr.close()
+
+
+def test_what_the_output_cannot_show_is_written_out(shop: Shop) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--broker", shop.url, "lane", "orders", "zoë"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert r"key zo\xeb of orders" in ended.stdout
+
+
+def test_text_that_is_no_utf_8_is_refused(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    words = refused(shop, capsys, "groups", "pause", "stock", "--reason", "\udcff", code=2)
+    assert "--reason '\\udcff': expected text in UTF-8" in words
+
+
+def test_a_change_without_a_reason_is_refused_where_nobody_can_be_asked(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (
+        ("replay", "--group", "stock"),
+        ("archive", "--group", "stock"),
+        ("groups", "pause", "stock"),
+        ("groups", "rename", "stock", "store"),
+        ("groups", "reset", "stock", "--to", "now", "--yes-reset", "stock"),
+        ("groups", "remove", "stock", "--yes-remove", "stock"),
+    ):
+        assert 'add --reason "…"' in refused(shop, capsys, *command, code=2)
+    assert as_json(shop, capsys, "ops", "list") == []
+    assert set(as_json(shop, capsys, "groups", "list")) == {"mails", "stock"}
+
+
+def test_who_sits_at_a_terminal_is_asked_for_the_reason(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal(shop, "groups", "pause", "stock", "--actor", "ines")
+    terminal.until("Why?")
+    terminal.type("stocktaking")
+    assert terminal.ended() == 0
+    groups: Any = as_json(shop, capsys, "groups", "list")
+    assert groups["stock"]["paused"] == "stocktaking"
+
+
+def test_an_interrupted_question_changes_nothing(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal(shop, "groups", "pause", "stock")
+    terminal.until("Why?")
+    terminal.interrupt()
+    assert terminal.ended() == 130
+    assert "Traceback" not in terminal.text
+    assert as_json(shop, capsys, "groups", "list")["stock"]["paused"] is None

@@ -545,3 +545,31 @@ async def test_a_signal_lets_running_handlers_end_and_the_exit_is_0(
         account = (await app.status()).groups["g"]
         assert account.done == printed.count(b"ended\n")
         assert account.members == 0
+
+
+async def test_a_timeout_that_outlasts_the_drain_is_refused_at_start() -> None:
+    app = App(MEMORY, limits=Limits(drain_s=5))
+
+    @app.subscribe(Ordered, group="slow", timeout_s=6)
+    async def handle(_: Ordered, __: Context) -> None: ...
+
+    async with app:
+        with pytest.raises(ConfigError, match=r"timeout_s=6 with Limits\(drain_s=5\): expected"):
+            async with app.handling():
+                pass
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"breaker_failure_ratio": 1.1},
+        {"breaker_lanes_min": 101},
+        {"retry_token_cost": 11, "retry_tokens_max": 10},
+        {"stall_s_max": 10, "lease_s": 10},
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected") as refused:
+        Limits(**limits)
+    for name, value in limits.items():
+        assert f"{name}={value}" in str(refused.value)

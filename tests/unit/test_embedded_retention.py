@@ -8,8 +8,8 @@ import pytest
 
 from eventlane.brokers import connect
 from eventlane.brokers.embedded import retention
-from eventlane.testing.clock import ManualClock
 from eventlane.settlement import LaneState
+from eventlane.testing.clock import ManualClock
 from eventlane.testing.stage import TOPIC, acquired, letter, record, settlement, spec
 from eventlane.topic import Topic
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -709,3 +710,108 @@ def test_a_block_of_headers_names_what_was_edited() -> None:
         EVENT_TYPE: b"A",
         "el-edited-from": b"x",
     }
+
+
+# --- all of it, in any order ------------------------------------------------------------------
+
+
+async def invariants_hold(stage: Stage) -> None:
+    account = (await stage.broker.status()).groups[GROUP]
+    assert account.balances, account
+    states = await stage.states()
+    replaying = {each for each, state in states.items() if state == "replaying"}
+    rows = stage.broker._file.reader.execute(
+        "SELECT letter.id, count(*) FROM operation_letter JOIN letter ON letter = number "
+        "WHERE operation_letter.state IN ('pending', 'released') GROUP BY letter.id"
+    ).fetchall()
+    assert {UUID(bytes=row[0]): row[1] for row in rows} == dict.fromkeys(replaying, 1)
+    for each in await stage.broker.operations():
+        parts = (each.pending, each.released, each.resolved, each.failed, each.returned)
+        assert each.total == sum(parts) + each.skipped + each.changed, each
+        assert min(parts) >= 0, each
+        if each.has_ended:
+            assert (each.pending, each.released) == (0, 0)
+            assert each.state in ("done", "cancelled")
+
+
+async def try_to(change: Any) -> None:
+    """What an operator asks for may have become impossible meanwhile."""
+    try:
+        await change
+    except (Conflict, NotFound, Refused):
+        return
+
+
+async def carry_out(stage: Stage, random: Random) -> None:
+    """What an owner would do with some of its commands: each lane in order, and no further."""
+    await take_changes(stage)
+    lanes: dict[bytes | int, list[Command]] = {}
+    for each in stage.commands.values():
+        lanes.setdefault(each.letter.lane, []).append(each)
+    for commands in lanes.values():
+        commands.sort(key=lambda each: each.letter.offset)
+        if random.random() < 0.5:
+            continue
+        outcome = random.choice(["done", "done", "done", "dead", "skipped"])
+        await stage.end([commands[0].letter.id], outcome)
+        if outcome == "dead":
+            later = [each for each in commands[1:] if each.operation == commands[0].operation]
+            await stage.end([each.letter.id for each in later], "returned")
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_operators_and_owners_do_all_is_accounted_for(
+    stage: Stage, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlane.brokers.embedded.selection._STEP_LETTERS", 4)
+    monkeypatch.setattr("eventlane.brokers.embedded.steps._RELEASED_MAX", 9)
+    random = Random(seed)
+    broker = stage.broker
+    letters = await stage.die(60, key=lambda number: f"k{number % 17}")
+    ids = ids_of(letters)
+    for _ in range(120):
+        some = random.sample(ids, random.randint(1, 25))
+        running = await broker.operations()
+        one = random.choice(running).id if running else 1
+        pace = Pace(
+            rate_per_s=random.choice([None, None, 20]),
+            canary=random.random() < 0.3,
+            pause_above=random.choice([None, None, 0.3]),
+        )
+        open_ones = [each.id for each in await broker.dead_letters()]
+        chosen = [each for each in some if each in open_ones] or some
+        match random.randrange(10):
+            case 0 | 1:
+                await try_to(replayed(stage, chosen, pace=pace))
+            case 2:
+                query = query_of(random.choice(["key:k3", "exc:Boom", "version:1"]))
+                await try_to(replayed(stage, query, pace=pace))
+            case 3:
+                await try_to(broker.archive(chosen[:3], actor="a", reason="r"))
+            case 4:
+                await try_to(broker.restore(query_of("exc:Boom"), actor="a", reason="r"))
+            case 5:
+                await try_to(broker.pause_operation(one, actor="a", reason="r"))
+                await try_to(broker.resume_operation(one, actor="a", reason="r"))
+            case 6:
+                await try_to(broker.cancel_operation(one, actor="a", reason="r"))
+            case 7:
+                letter_id = random.choice(some)
+                parent = next(each for each in letters if each.id == letter_id)
+                await try_to(
+                    broker.edit(letter_id, edited(parent, b"{}"), diff="{}", actor="a", reason="r")
+                )
+            case 8:
+                stage.clock.advance(random.random())
+                await stage.advance()
+            case _:
+                await carry_out(stage, random)
+        await invariants_hold(stage)
+    while [each for each in await broker.operations() if not each.has_ended]:
+        for each in await broker.operations(state="paused"):
+            await broker.resume_operation(each.id, actor="a", reason="r")
+        stage.clock.advance(1)
+        await stage.advance()
+        await carry_out(stage, random)
+    await invariants_hold(stage)
+    assert (await broker.status()).groups[GROUP].pending == 0

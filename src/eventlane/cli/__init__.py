@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventlane import App, ConfigError, Conflict, EventlaneError, NotFound, Refused
-from eventlane.cli import look, operate, prove, run
+from eventlane.cli import changes, events, groups, letters, look, operations, prove, run
+from eventlane.cli.arguments import Parser, add_place, place
 from eventlane.cli.loading import load_app
-from eventlane.cli.output import add_place
 
 __all__ = ["main"]
 
@@ -25,17 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 failed, 2 usage, 3 refused, 4 partly done.
     """
-    options = _parser().parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as ended:  # --help, or what is no command
+        return 0 if ended.code is None else int(ended.code)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that cannot show all that there is
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(
         level=logging.INFO if options.command == "run" else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
+        _refuse_what_is_no_text(options)
         if options.command == "run":
             return run.run(options)
         if options.command == "prove":
             return prove.run(options)
-        return asyncio.run(_connected(options))
+        code = asyncio.run(_connected(options))
+        sys.stdout.flush()
+        return code
     except _REFUSALS as error:
         print(f"refused: {error}", file=sys.stderr)
         return _REFUSED
@@ -52,13 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _refuse_what_is_no_text(options: argparse.Namespace) -> None:
+    """Only a key may be any bytes; all else is kept, compared or printed as UTF-8."""
+    for name, value in vars(options).items():
+        if name != "key" and isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value!r}: expected text in UTF-8."
+                ) from None
+
+
 async def _connected(options: argparse.Namespace) -> int:
     url = options.broker or os.environ.get("EVENTLANE_BROKER")
     if options.app:
         app = load_app(options.app)
         if url:
             app = app.replace(url=url)
-            print(f"broker: {url}", file=sys.stderr)
+            print(f"broker: {place(app)}", file=sys.stderr)
     elif url:
         app = App(url, name="eventlane-cli", create_topics=False)
     else:
@@ -75,7 +97,15 @@ async def _connected(options: argparse.Namespace) -> int:
 def _refuse_missing(url: str) -> None:
     """Looking must not make a broker where somebody mistyped a directory."""
     scheme, _, directory = url.partition(":")
-    if scheme == "embedded" and not (Path(directory) / "eventlane.db").exists():
+    if scheme != "embedded":
+        return
+    try:
+        is_there = (Path(directory) / "eventlane.db").exists()
+    except OSError as error:
+        raise ConfigError(
+            f"{url}: expected a directory that can be read, got: {error.strerror}."
+        ) from None
+    if not is_there:
         raise ConfigError(
             f"{url}: expected a directory with a broker (eventlane.db), got none at "
             f"{Path(directory).absolute()}. Give the directory that the app runs in."
@@ -83,13 +113,15 @@ def _refuse_missing(url: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="eventlane", description="Look at a broker, and look after what failed."
+    parser = Parser(
+        prog="eventlane",
+        description="Look at a broker, and look after what failed. Begin with `eventlane status`.",
+        epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 partly done.",
     )
     add_place(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    look.add_commands(commands)
-    operate.add_commands(commands)
+    for each in (look, letters, changes, operations, groups, events):
+        each.add_commands(commands)
     run.add_command(commands)
     prove.add_command(commands)
     return parser

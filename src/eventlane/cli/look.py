@@ -1,53 +1,52 @@
-"""Commands that only look: status, topics, failures, tail, groups list."""
+"""Commands that look at groups and topics: is anything wrong, and what does it hold up?"""
 
 import argparse
-import sys
-from typing import Any, Literal
-from uuid import UUID
+from collections.abc import Iterator
+from typing import Any
 
-from eventlane import App, ConfigError, DeadLetter, NotFound
-from eventlane.cli.output import add_json, show, table
+from rich.text import Text
 
-__all__ = ["add_commands", "letter_id"]
+from eventlane import App, GroupStatus, PartitionReset, Status
+from eventlane.cli.arguments import add_json, command, place
+from eventlane.cli.output import Column, heading, say, say_command, show, table, working
+from eventlane.cli.words import counted, duration, size
 
-_STATES = ("open", "replaying", "resolved", "archived", "edited")
-_COUNTS = (
-    *("entered", "done", "waiting", "in_flight", "held", "parked", "dead"),
-    *("archived", "skipped", "lost"),
-)
-_ALWAYS = ("done", "waiting", "parked", "dead")
-"""Shown even where they are 0 in all groups."""
-_APART = ("header_block", "history", "error_stack")
-"""Fields of a dead letter that are not a line of the table."""
+__all__ = ["add_commands", "dead_count", "members_count"]
+
+_COUNTS = ("waiting", "in_flight", "held", "parked", "dead", "done")
+_RARE = ("archived", "skipped", "edited", "lost")
+"""Shown where they are not 0 in all groups."""
+_BLOCKED_MAX = 5
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands."""
-    status = commands.add_parser("status", help="where every event of every group is")
+    status = commands.add_parser(
+        "status", help="where every event of every group is, and what is wrong"
+    )
     status.set_defaults(does=_status)
     add_json(status)
+    lag = commands.add_parser("lag", help="how far groups are behind, and what the log keeps")
+    lag.add_argument("--group", help="this one only")
+    lag.add_argument("--all", action="store_true", help="also partitions that are not behind")
+    lag.set_defaults(does=_lag)
+    add_json(lag)
     topics = commands.add_parser("topics", help="the topics and their size")
     topics.set_defaults(does=_topics)
     add_json(topics)
-    failures = commands.add_parser("failures", help="dead letters").add_subparsers(required=True)
-    listed = failures.add_parser("list", help="dead letters, the oldest first")
-    listed.add_argument("--group", help="of this group only")
-    listed.add_argument(
-        "--state", choices=(*_STATES, "all"), default="open", help="default: %(default)s"
-    )
-    listed.add_argument("--limit", type=int, default=50, help="default: %(default)s")
-    listed.set_defaults(does=_list)
-    add_json(listed)
-    shown = failures.add_parser("show", help="one dead letter, whole")
-    shown.add_argument("id")
-    shown.set_defaults(does=_show)
-    add_json(shown)
-    tail = commands.add_parser("tail", help="the messages of a topic as they come")
-    tail.add_argument("topic")
-    tail.add_argument("--from-first", action="store_true", help="and those that are there already")
-    tail.add_argument("--no-follow", action="store_true", help="end at the end of the log")
-    tail.set_defaults(does=_tail)
-    add_json(tail)
+
+
+def dead_count(count: int) -> Text:
+    """How many are dead; what somebody has to look at is red."""
+    return Text(f"{count:,}", style="bold red" if count else "")
+
+
+def members_count(group: GroupStatus) -> Text:
+    """How many processes handle a group; yellow where there is none."""
+    return Text(f"{group.members:,}", style="" if group.members else "yellow")
+
+
+# --- status -----------------------------------------------------------------------------------
 
 
 async def _status(app: App, options: argparse.Namespace) -> int:
@@ -55,20 +54,196 @@ async def _status(app: App, options: argparse.Namespace) -> int:
     if options.json:
         show(status)
         return 0
-    groups = status.groups
-    counts = [
-        each
-        for each in _COUNTS
-        if each in _ALWAYS or any(getattr(group, each) for group in groups.values())
-    ]
+    if not status.groups:
+        say("No groups yet: one is there once a process has handled it.")
+        return 0
+    rare = [each for each in _RARE if any(getattr(g, each) for g in status.groups.values())]
+    say(f"{place(app)} at {status.as_of:%Y-%m-%d %H:%M:%S} UTC", style="dim")
     table(
-        ("group", *(each.replace("_", " ") for each in counts), "members", "paused"),
         (
-            (name, *(getattr(group, each) for each in counts), group.members, group.paused)
+            Column("group", least=12),
+            "members",
+            *(each.replace("_", " ") for each in _COUNTS),
+            *(Column(each, spare=at + 1) for at, each in enumerate(rare)),
+        ),
+        (
+            (
+                name,
+                members_count(group),
+                *(
+                    dead_count(group.dead) if each == "dead" else getattr(group, each)
+                    for each in (*_COUNTS, *rare)
+                ),
+            )
+            for name, group in sorted(status.groups.items())
+        ),
+    )
+    print()
+    sentences = list(_sentences(status))
+    for style, sentence in sentences:
+        say(sentence, style=style, indent="- ")
+    if not sentences:
+        say("Nothing is dead, blocked, paused or absent.", style="green")
+    hints = dict(_hints(status, options))
+    if hints:
+        print()
+    for why, line in hints.items():
+        say_command(why, line)
+    return 0
+
+
+def _sentences(status: Status) -> Iterator[tuple[str, str]]:
+    """What is wrong, and what it costs: each with its style."""
+    for name, group in sorted(status.groups.items()):
+        holds = list(_holds(name, group))
+        for style, sentence in holds:
+            is_last = sentence == holds[-1][1]
+            keeps = f" The log keeps {size(group.retained_bytes)} for it." if group.open else ""
+            yield style, sentence + (keeps if is_last else "")
+        if group.dead:
+            behind = (
+                f"; {counted(group.parked, 'event')} parked, behind them or until a retry"
+                if group.parked
+                else ""
+            )
+            yield "", f"{name} has {counted(group.dead, 'open dead letter')}{behind}."
+        if group.pending:
+            yield (
+                "",
+                (
+                    f"{name} has yet to carry out what operators asked for: "
+                    f"{counted(group.pending, 'dead letter')}."
+                ),
+            )
+        if group.lost:
+            yield (
+                "red",
+                (
+                    f"{name} has lost {counted(group.lost, 'event')}: retention removed them from "
+                    "the log before it came to them."
+                ),
+            )
+        if not group.balances:
+            yield (
+                "bold red",
+                (
+                    f"{name} does not balance: {group.entered:,} events entered, and the columns "
+                    "have another sum. That is a fault of Eventlane: please report it."
+                ),
+            )
+
+
+def _holds(name: str, group: GroupStatus) -> Iterator[tuple[str, str]]:
+    """What keeps a group from going on."""
+    for each in group.blocked[:_BLOCKED_MAX]:
+        yield "red", f"{name} is blocked: {each}."
+    more = len(group.blocked) - _BLOCKED_MAX
+    if more > 0:
+        yield "red", f"{name} is blocked in {more} more ways (--json has them)."
+    if group.paused is not None:
+        yield "yellow", f"{name} is paused: {group.paused}."
+    if not group.members:
+        yield "yellow", f"{name} is absent: {_absence(group)}."
+
+
+def _absence(group: GroupStatus) -> str:
+    waits = f", and {counted(group.open, 'event')} of the log wait" if group.open else ""
+    absence = f"no process has handled it for {duration(group.absent_s)}{waits}"
+    if group.is_absent:
+        absence += ". Start one, or remove the group if nobody needs it any more"
+    return absence
+
+
+def _hints(status: Status, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    groups = status.groups.items()
+    if any(group.dead for _, group in groups):
+        yield "what is dead", command(options, "failures", "list")
+    if any(group.pending for _, group in groups):
+        yield "what is asked", command(options, "ops", "list")
+    for name, group in groups:
+        if group.paused is not None:
+            yield "let it go on", command(options, "groups", "resume", name)
+            break
+
+
+# --- lag --------------------------------------------------------------------------------------
+
+
+async def _lag(app: App, options: argparse.Namespace) -> int:
+    status = await app.status()
+    names = sorted(status.groups) if options.group is None else [options.group]
+    with working("looking at the log"):
+        partitions = {name: await _partitions(app, name) for name in names}
+    groups = {name: status.groups[name] for name in names}
+    if options.json:
+        show(
+            {
+                name: {
+                    "open": group.open,
+                    "parked": group.parked,
+                    "retained_bytes": group.retained_bytes,
+                    "members": group.members,
+                    "partitions": [
+                        {
+                            "topic": each.topic,
+                            "partition": each.partition,
+                            "watermark": each.from_offset,
+                            "end": each.to_offset,
+                            "open": _open(each),
+                            "parked": each.parked_dropped,
+                        }
+                        for each in partitions[name]
+                    ],
+                }
+                for name, group in groups.items()
+            }
+        )
+        return 0
+    table(
+        (
+            Column("group", least=12),
+            "behind",
+            "parked",
+            Column("log keeps", is_right=True),
+            "members",
+        ),
+        (
+            (name, group.open, group.parked, size(group.retained_bytes), members_count(group))
             for name, group in groups.items()
         ),
     )
+    rows = [
+        (name, each.topic, each.partition, each.from_offset, each.to_offset, _open(each))
+        for name in names
+        for each in partitions[name]
+        if options.all or _open(each)
+    ]
+    if not rows:
+        print()
+        say("No partition is behind.")
+        return 0
+    heading("By partition" if options.all else "Partitions that are behind")
+    table(
+        (
+            *(Column("group", least=12), Column("topic", least=12)),
+            *("partition", "watermark", "end", "behind"),
+        ),
+        rows,
+    )
     return 0
+
+
+async def _partitions(app: App, group: str) -> tuple[PartitionReset, ...]:
+    """Where a group is in each partition: what a reset to the end would do has it all."""
+    plan = await app.reset(group, "now", reason="to look", dry_run=True)
+    return plan.partitions
+
+
+def _open(partition: PartitionReset) -> int:
+    return partition.passed_over - partition.parked_dropped
+
+
+# --- topics -----------------------------------------------------------------------------------
 
 
 async def _topics(app: App, options: argparse.Namespace) -> int:
@@ -77,118 +252,13 @@ async def _topics(app: App, options: argparse.Namespace) -> int:
         show(topics)
         return 0
     table(
-        ("topic", "partitions", "published", "bytes kept"),
         (
-            (name, topic.partitions, topic.published, topic.size_bytes)
-            for name, topic in topics.items()
+            Column("topic", least=20),
+            *("partitions", "published", Column("log keeps", is_right=True)),
+        ),
+        (
+            (name, topic.partitions, topic.published, size(topic.size_bytes))
+            for name, topic in sorted(topics.items())
         ),
     )
     return 0
-
-
-async def _list(app: App, options: argparse.Namespace) -> int:
-    if options.limit < 1:
-        raise ConfigError(f"--limit {options.limit}: expected a number, 1 or more.")
-    groups = (await app.status()).groups
-    if options.group is not None and options.group not in groups:
-        raise NotFound(f"group {options.group!r}: expected one of {', '.join(groups) or 'none'}.")
-    letters = await app.dead_letters(
-        group=options.group,
-        state=None if options.state == "all" else options.state,
-        limit=options.limit + 1,
-    )
-    more = len(letters) > options.limit
-    letters = letters[: options.limit]
-    if more:
-        print(f"only the first {options.limit}; there are more: --limit N", file=sys.stderr)
-    elif not letters:
-        print("none", file=sys.stderr)
-    if options.json:
-        show(letters)
-        return 0
-    table(
-        ("id", "group", "key", "error", "attempts", "behind", "last failed"),
-        (
-            (
-                str(each.id),
-                each.group,
-                each.key,
-                f"{each.error_class}: {each.error_message[:80]}",
-                each.attempts,
-                each.parked_followers,
-                f"{each.last_failed_at:%Y-%m-%d %H:%M:%S}",
-            )
-            for each in letters
-        ),
-    )
-    return 0
-
-
-async def _show(app: App, options: argparse.Namespace) -> int:
-    letter = await _find(app, letter_id(options.id))
-    if options.json:
-        show(letter)
-        return 0
-    table(
-        ("field", "value"),
-        (
-            (name.replace("_ms", "_at"), getattr(letter, name.replace("_ms", "_at")))
-            for name in DeadLetter.__struct_fields__
-            if name not in _APART
-        ),
-    )
-    print()
-    table(
-        ("attempt", "after s (planned)", "after s (actual)", "took s", "error", "host"),
-        (
-            (
-                each.number,
-                f"{each.planned_delay_s:.3f}",
-                f"{each.actual_delay_s:.3f}",
-                f"{each.duration_s:.3f}",
-                each.error_class,
-                each.host,
-            )
-            for each in letter.history
-        ),
-    )
-    print(f"\n{letter.error_stack}")
-    return 0
-
-
-async def _find(app: App, wanted: UUID) -> DeadLetter:
-    for letter in await app.dead_letters(ids=[wanted], state=None):
-        return letter
-    raise NotFound(
-        f"dead letter {wanted}: there is none with this id. `eventlane failures list` has them."
-    )
-
-
-async def _tail(app: App, options: argparse.Namespace) -> int:
-    from_first: bool = options.from_first or options.no_follow
-    start: Literal["first", "now"] = "first" if from_first else "now"
-    async for message in app.read(options.topic, start=start, follow=not options.no_follow):
-        if options.json:
-            show({"position": message.position, "event_id": message.event_id, "time": message.time})
-            continue
-        value = "(tombstone)" if message.value is None else message.value.decode("utf-8", "replace")
-        key = "" if message.key is None else message.key.decode("utf-8", "replace")
-        print(
-            f"{message.partition}:{message.offset} {message.event_type} {key} {value}", flush=True
-        )
-    return 0
-
-
-def letter_id(text: str) -> UUID:
-    """The id that an operator typed.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ConfigError(
-            "expected the id of a dead letter, as `eventlane failures list` prints it, got "
-            f"{text!r}."
-        ) from None

@@ -5,9 +5,12 @@
 
 What a history is made of, and how to record one, is in `history.py`; what may be wrong, in
 `verdict.py`. A check whose operations were not recorded is not made: `Verdict.checked` says over
-how many operations each one was. Every anomaly is certain as far as the history is true; where two
-explanations are left, the innocent one is taken. A history begins with its groups, or their
-counters are not those of the history. A reset of a group by an operator is not provided for.
+how many operations each one was. Every anomaly is certain as far as the history is true and whole;
+where two explanations are left, the innocent one is taken.
+
+Limits: a history begins with its groups, or their counters are not those of the history; a reset of
+a group is not provided for; where no settlements are recorded, an event for which a group has no
+handler looks like one that it passed over.
 """
 
 from collections import defaultdict

@@ -25,6 +25,7 @@ from eventlane.testing import (
     operator_cases,
     outage_cases,
     parking_cases,
+    replay_cases,
 )
 from eventlane.testing.stage import Factory, Storage
 
@@ -42,6 +43,7 @@ MODULES = (
     parking_cases,
     outage_cases,
     letter_cases,
+    replay_cases,
     handler_cases,
     message_cases,
     history_cases,
@@ -82,6 +84,10 @@ REOPENING: frozenset[Case] = frozenset(
         letter_cases.a_replayed_letter_waits_for_its_retries_before_its_followers,
         letter_cases.parked_events_survive_a_restart_in_order,
         letter_cases.order_holds_through_dead_letter_restart_and_replay,
+        replay_cases.a_query_replays_what_meets_its_conditions_and_nothing_else,
+        replay_cases.a_replay_goes_on_where_it_was_after_a_restart,
+        replay_cases.an_edited_event_that_is_none_is_refused_by_its_field,
+        replay_cases.a_dead_letter_is_published_again_for_all_only_where_that_is_permitted,
         message_cases.bytes_that_are_no_event_are_dead_at_once_and_kept,
         message_cases.headers_that_are_no_headers_are_dead_and_kept,
         message_cases.a_message_that_does_not_say_its_type_is_the_only_one_of_its_topic,

@@ -103,9 +103,7 @@ async def many_delayed_retries_are_spread_and_none_dies_of_it(make: Factory) -> 
     """Without tokens a delayed retry is later, never dead; with tokens it is as planned."""
     clock = ManualClock()
     journal = Journal(clock)
-    limits = Limits(
-        retry_tokens_max=50, retry_tokens_per_s=10, retry_token_cost=10, breaker_lanes_min=1000
-    )
+    limits = Limits(retry_tokens_max=50, retry_tokens_per_s=10, retry_token_cost=10)
     app = make.app(clock=clock, partitions=1, limits=limits)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1, jitter=0, immediate=0))

@@ -44,8 +44,8 @@ _WHOLE = -1
 
 OK = ("done", "skipped")
 """The outcomes of a run that are outcomes of the event."""
-SETTLED, ARCHIVED, DEAD, PARKED, RETRYING = "settled", "archived", "dead", "parked", "retrying"
-"""What is durable of an event. `RETRYING`: failed attempts, and no outcome yet."""
+SETTLED, ARCHIVED, DEAD, PARKED, _RETRYING = "settled", "archived", "dead", "parked", "retrying"
+"""What is durable of an event. `_RETRYING`: failed attempts, and no outcome yet."""
 
 _STATE_OF: dict[LetterState, str] = {
     "open": DEAD,
@@ -175,12 +175,12 @@ class Standing:
 
     def is_covered(self, offset: int) -> bool:
         """Whether an outcome, or that it is parked, was written."""
-        return self.states.get(offset, RETRYING) != RETRYING
+        return self.states.get(offset, _RETRYING) != _RETRYING
 
     def is_closing(self, offset: int) -> bool:
         """Whether what was written of an event keeps later ones of its lane from starting."""
         state = self.states.get(offset)
-        return state in (PARKED, RETRYING) or (
+        return state in (PARKED, _RETRYING) or (
             state == DEAD and self.on_dead.get(offset) != "continue"
         )
 
@@ -248,14 +248,16 @@ class Standing:
             return False
         if here is not None:
             is_decided = self.letters.get(offset) == "open" or (
-                offset in self.counted and self.counted[offset][0] >= self.attempt[offset]
+                offset in self.counted and self.counted[offset][0] >= self.attempt.get(offset, 1)
             )
             return self.is_exact and is_decided and self.is_closing(offset)
         if self.is_exact and offset in self.states:
             return self.is_closing(offset)
         before = self.last.get(offset)
         if self.acquires:
-            return before is not None and not is_within(offset, tenure.base)
+            is_open = before is not None and not is_within(offset, tenure.base)
+            # Who ran alone when its process died may be dead without a further run.
+            return is_open and not self.crashes[offset]
         return before in OK
 
     def outcome_for(self, tenure: Tenure | None, offset: int) -> str | None:
@@ -303,7 +305,7 @@ class Standing:
             self.letters[offset], self.on_dead[offset] = "open", on_dead
         for offset, count in settled.attempts:
             self.count(offset, count, settled)
-            states.setdefault(offset, RETRYING)
+            states.setdefault(offset, _RETRYING)
         counters = self.counters
         counters["done"] += settled.done
         counters["skipped"] += settled.skipped

@@ -107,7 +107,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         if self.unchecked:
             lines.append(f"not checked, nothing of it was recorded: {', '.join(self.unchecked)}")
         if self.anomalies:
-            lines.append(f"NOT CLEAN: {len(self.anomalies)} anomalies ({kinds})")
+            noun = "anomaly" if len(self.anomalies) == 1 else "anomalies"
+            lines.append(f"NOT CLEAN: {len(self.anomalies)} {noun} ({kinds})")
         elif made:
             lines.append(f"CLEAN: no anomaly in {len(made)} of {len(self.checked)} checks")
         else:

@@ -259,12 +259,11 @@ class EmbeddedBroker:
         operation = await self._writer.change(
             lambda change: operators.begin(change, wanted, selected.steps, by)
         )
-        if kind != "replay":
-            await self._go_on(operation)
+        await self._go_on(operation)
         return operation
 
     async def _go_on(self, operation: int) -> None:
-        """Take the steps of an operation that no owner is needed for; others may, too."""
+        """Take the steps of an operation that need no owner; members take them, too."""
         now_ms = self._clock.now_ms()
         while await self._writer.change(lambda change: operations.go_on(change, operation, now_ms)):
             pass
@@ -302,6 +301,7 @@ class EmbeddedBroker:
         """See `Operators.resume_operation`."""
         by = By(actor, reason, self._clock.now_ms())
         await self._writer.change(lambda change: operators.resume_operation(change, id, by))
+        await self._go_on(id)
 
     async def cancel_operation(self, id: int, *, actor: str, reason: str) -> None:
         """See `Operators.cancel_operation`."""

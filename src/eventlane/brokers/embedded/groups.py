@@ -18,6 +18,7 @@ from eventlane.config import Limits
 from eventlane.errors import ConfigError, Fenced, StorageError
 from eventlane.settlement import Acquired, GroupSpec, LetterChange, Settlement
 from eventlane.span import runs_of
+from eventlane.suspects import ALONE_IN_GROUP
 
 __all__ = [
     "Ownership",
@@ -224,15 +225,16 @@ def mark_suspects(
         for start, stop, ends in decode_suspects(suspects)
         for offset in range(start, stop)
     }
+    in_flight: list[int] = []
     if alone is not None:
-        in_flight = [alone]
+        ends_of[alone] = ends_of.get(alone, 0) + 1
     else:
         end, _ = end_of(transaction.connection, place[1], place[2])
         stop = min(end, watermark + span_max)
         if dispatched >= 0:
             stop = min(stop, dispatched + 1 + max(step, _IN_FLIGHT_MIN))
         over = {offset for first, last in decode_runs(settled) for offset in range(first, last)}
-        in_flight = [offset for offset in range(watermark, stop) if offset not in over]
+        in_flight += [offset for offset in range(watermark, stop) if offset not in over]
         for lane, head in execute(
             f"SELECT lane, head FROM lane WHERE {at} AND due_ms BETWEEN 0 AND ? "
             "ORDER BY due_ms LIMIT ?",
@@ -250,7 +252,9 @@ def mark_suspects(
             )
         )
     for offset in in_flight:
-        ends_of[offset] = ends_of.get(offset, 0) + 1
+        ends = ends_of.get(offset, 0)
+        # It may have been anything else, so that it runs alone next: no more than that.
+        ends_of[offset] = max(ends, min(ends + 1, ALONE_IN_GROUP))
     execute(f"UPDATE progress SET suspects = ? WHERE {at}", (_encode(runs_of(ends_of)), *place))
 
 

@@ -50,10 +50,14 @@ def advance(transaction: Transaction, group: str, now_ms: int) -> int | None:
 
 
 def go_on(transaction: Transaction, operation: int, now_ms: int) -> bool:
-    """Take the next step of an operation that needs no owner; whether there is another one."""
+    """Take the next step of an operation; whether there is another one that needs no owner."""
     found = parts(transaction.connection, "state != 'paused' AND operation = ?", operation)
-    due_ms = [step(transaction, part, now_ms) for part in found]
-    return any(ms is not None and ms <= now_ms for ms in due_ms)
+    due_ms = [
+        step(transaction, part, now_ms)
+        for part in found
+        if not part.replays or part.state == "cancelled"
+    ]
+    return any(ms is not None for ms in due_ms)
 
 
 # --- what owners say --------------------------------------------------------------------------

@@ -188,7 +188,8 @@ def resume_operation(transaction: Transaction, operation: int, by: By) -> None:
     _set_state(transaction, operation, "running", ("paused",), by)
     restart(transaction, operation)
     _note_operation(transaction, "resume", operation, by)
-    operations.go_on(transaction, operation, by.now_ms)
+    for part in parts(transaction.connection, "operation = ?", operation):
+        step(transaction, part, by.now_ms)
 
 
 def cancel_operation(transaction: Transaction, operation: int, by: By) -> None:

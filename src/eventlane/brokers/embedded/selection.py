@@ -24,6 +24,7 @@ __all__ = [
     "Problem",
     "Selected",
     "candidates",
+    "doubtful",
     "gap",
     "order_conflict",
     "problem",

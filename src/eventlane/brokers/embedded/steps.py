@@ -123,7 +123,7 @@ def _problems(
         return row is not None and row[0] != "skipped"
 
     doubtful = selection.doubtful(connection, letters, part.kind, part.replays_max)
-    numbers = frozenset(json.loads(letters)) if doubtful else frozenset()
+    numbers: frozenset[int] = frozenset(json.loads(letters) if doubtful else ())
     for each in doubtful:
         problem = selection.problem(connection, each, part.kind, part.replays_max)
         if problem is None and part.replays and not part.allow_gap:
