@@ -27,8 +27,14 @@ from .smtp_server import SmtpServer, embedded_smtp_server
 
 __all__ = ["Flow", "create_app", "open_flow"]
 
-LIMITS = Limits(batch_events_max=1000, fetch_events_max=500)
-"""An order is large for an event (900 bytes, ten lines), so fewer of them are in memory at once.
+LIMITS = Limits(
+    batch_events_max=1000, fetch_events_max=500, breaker_runs=5000, retry_tokens_per_s=1000
+)
+"""At the end of a run little else happens than retries of orders that are out of stock. That is no
+outage, so the breaker looks further back than the last hundred runs; and since a demonstration has
+in seconds what takes minutes in earnest, its retries are paid for as fast.
+
+An order is large for an event (900 bytes, ten lines), so fewer of them are in memory at once.
 
 Measured with 60,000 orders: at most 271 MB instead of 374, and no slower.
 """

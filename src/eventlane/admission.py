@@ -73,6 +73,12 @@ class Admission:
             guard.admit()
         return True
 
+    def why_limited(self) -> Iterator[str]:
+        """What is out, in words."""
+        for guard in (self.group, *self._dependencies):
+            if guard.breaker.is_open:
+                yield f"{guard.name} is out, and only probes run: {guard.breaker.why}"
+
     def probes_ms(self) -> Iterator[int | None]:
         """When dependencies are probed for which something waits here."""
         for guard in self._dependencies:

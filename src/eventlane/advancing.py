@@ -13,6 +13,8 @@ __all__ = ["Advancer"]
 log = logging.getLogger("eventlane.dispatch")
 
 _TRY_AGAIN_MS = 1_000
+_LOOK_S = 1.0
+"""How often it is looked, at least: another process may have let an operation go on."""
 
 
 class Advancer:
@@ -48,7 +50,8 @@ class Advancer:
             except StorageError as error:
                 log.warning("group %s: operations wait: %s", self._group, error)
                 self.next_ms = self._clock.now_ms() + _TRY_AGAIN_MS
+            left_s = _LOOK_S
             if self.next_ms is not None:
                 left_s = max(0, self.next_ms - self._clock.now_ms()) / 1000
-                timer = self._clock.call_later(left_s, self._wanted.set)
+            timer = self._clock.call_later(left_s, self._wanted.set)
             self._moved()

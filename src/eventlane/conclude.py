@@ -7,7 +7,13 @@ from typing import NamedTuple
 from eventlane.budget import Budget
 from eventlane.clock import Clock, monotonic
 from eventlane.config import Limits
-from eventlane.deadletter import ProcessDied, attempts_after, dead_letter, elapsed_ms
+from eventlane.deadletter import (
+    HandlerTimeout,
+    ProcessDied,
+    attempts_after,
+    dead_letter,
+    elapsed_ms,
+)
 from eventlane.errors import EventlaneError, Undecodable
 from eventlane.failure import Attempts, Disposition
 from eventlane.guard import GroupGuard, Guard
@@ -145,6 +151,8 @@ class Concluder:
         self, delivery: Delivery, subscription: Subscription, error: BaseException
     ) -> bool:
         """Whether a dependency is out: then the event runs again, and is charged nothing."""
+        if isinstance(error, HandlerTimeout):
+            return False  # It is a TimeoutError, but nobody knows what the handler waited for.
         for dependency in subscription.dependencies:
             if dependency.matches(error):
                 lanes: Lanes = delivery.origin.lanes

@@ -68,8 +68,6 @@ def attempts_after(
         host=_HOST,
     )
     history = (*(before.history if before else ()), attempt)
-    if len(history) > _FIRST + _LAST:
-        history = history[:_FIRST] + history[-_LAST:]
     return Attempts(
         offset=delivery.offset,
         count=delivery.attempt,
@@ -77,11 +75,18 @@ def attempts_after(
         due_ms=now_ms + -int(-(delay_s + extra_s) * 1000 // 1),
         first_failed_ms=before.first_failed_ms if before else now_ms,
         timeouts=(before.timeouts if before else 0) + isinstance(error, HandlerTimeout),
-        history=history,
+        history=_bounded(history),
         lane=delivery.lane,
         # What was planned, however long it then takes: not a pause, an open breaker, a dry budget.
         elapsed_ms=elapsed_ms(delivery, duration_s) + int(delay_s * 1000),
     )
+
+
+def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """The first and the last ones."""
+    if len(history) <= _FIRST + _LAST:
+        return history
+    return history[:_FIRST] + history[-_LAST:]
 
 
 def elapsed_ms(delivery: Context[Any], duration_s: float) -> int:
@@ -150,10 +155,10 @@ def dead_letter(
         attempts=last.count,
         timeouts=last.timeouts,
         crashes=crashes,
-        first_failed_ms=last.first_failed_ms,
+        first_failed_ms=last.first_failed_ms if replayed is None else replayed.first_failed_ms,
         last_failed_ms=last.history[-1].started_ms + int(last.history[-1].duration_s * 1000),
         produced_ms=record.time_ms,
-        history=last.history,
+        history=_bounded((*(replayed.history if replayed else ()), *last.history)),
         policy=str(policy),
         app=app,
         app_version=app_version,

@@ -94,8 +94,7 @@ class Dispatcher:
         """What runs alone, before it starts."""
         self._is_alone = False
         self._rested = asyncio.Event()
-        self._done_before = 0
-        """Events that were done in partitions that this process no longer owns."""
+        self._done_before = 0  # in partitions that this process no longer owns
         self._admission = Admission(
             plan,
             guards,
@@ -157,8 +156,8 @@ class Dispatcher:
             flush=self._settler.flush,
         )
         self._operations = Advancer(plan.name, consumer, clock, moved)
-        timeouts_s = [each.timeout_s for each in plan.subscriptions if each.timeout_s]
-        self._sweep_s = min([_SWEEP_S_MAX, *(each / 10 for each in timeouts_s)])
+        shares_s = [each.timeout_s / 10 for each in plan.subscriptions if each.timeout_s]
+        self._sweep_s = min(_SWEEP_S_MAX, limits.stall_s_max / 4, *shares_s)
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
@@ -250,6 +249,7 @@ class Dispatcher:
         """Tell the broker that the event loop turns, and what this process has open."""
         held = sum(lanes.held for lanes in self._partitions.values())
         blocked = [why for lanes in self._partitions.values() if (why := lanes.why_blocked)]
+        blocked += self._admission.why_limited()
         self._consumer.beat(self._workers.in_flight, held, blocked)
 
     async def _control(self) -> None:

@@ -85,7 +85,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     last_failed_ms: int
     produced_ms: int
     history: tuple[Attempt, ...]
-    """The first 3 and the last 7 attempts."""
+    """The first 3 and the last 7 attempts, those of replays included."""
     policy: str
     """The retry policy that was in force, in words."""
     app: str
@@ -99,7 +99,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """What its lane does until it is resolved or archived: `park`, `continue` or `stop`."""
     state: LetterState = "open"
     version: int = 1
-    """Grows with every change; a change names the version that it saw."""
+    """Grows with every change."""
     replay_count: int = 0
     parked_followers: int = 0
     """How many events of its lane wait behind it, when it was read."""

@@ -113,7 +113,7 @@ class Lanes(Schedule):
                 lane.due_ms = attempts.due_ms
                 lane.unload()
         elif trouble.letter is None and is_long:
-            self._park_held(lane)
+            self._park_until(lane, attempts.due_ms)
         self._await(lane)
 
     def dead(
@@ -213,7 +213,7 @@ class Lanes(Schedule):
             epoch=self.epoch,
             watermark=watermark,
             settled=settled,
-            dispatched=self.span.highest_taken,
+            dispatched=self.promise(),
             state_of=self.directory.state,
             suspects=self.suspects.left(watermark),
         )
@@ -223,6 +223,7 @@ class Lanes(Schedule):
         awaited, parked = self._committing
         self._committing = ([], [])
         self.ledger.writing = set()
+        self._frontier = self._promised
         for lane in parked:
             lane.unsaved -= 1
         for lane in awaited:
@@ -257,7 +258,8 @@ class Lanes(Schedule):
         """Whether more should be fetched."""
         span = self.span
         is_wide = span.next_offset - span.watermark >= self._limits.span_max
-        return not (span.untaken or self.stopped or is_wide or self.is_crowded)
+        is_crowded = self.is_crowded and span.next_offset > span.watermark
+        return not (span.untaken or self.stopped or is_wide or is_crowded)
 
     @property
     def has_untaken(self) -> bool:

@@ -3,6 +3,7 @@
 The invariants are there. This part decides; what becomes of runs is told to the other one.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
@@ -16,22 +17,29 @@ from eventlane.lane import Lane, LaneKey
 from eventlane.ledger import Ledger
 from eventlane.settlement import Acquired, Batch, LaneState, Parked
 from eventlane.span import EARLY, OPEN, SETTLED, SUSPECT, Chunk, Span
-from eventlane.suspects import ALONE_IN_GROUP, Suspects
+from eventlane.suspects import AHEAD_MIN, ALONE_IN_GROUP, Suspects
 
 __all__ = ["Schedule"]
+
+_AGAIN_MS = 60_000
+"""When something is tried again that is parked while what it depends on is out."""
 
 
 class Schedule:
     """Decides which event of one (group, topic, partition) may run."""
 
     __slots__ = (
+        "_ahead",
         "_due",
         "_due_count",
+        "_frontier",
         "_keyed",
         "_limits",
         "_loading",
         "_one_lane",
         "_parking",
+        "_position",
+        "_promised",
         "_put_back",
         "_stored",
         "closed",
@@ -92,6 +100,11 @@ class Schedule:
         self._parking: list[Lane] = []
         """For each event that is to be parked its lane."""
         self._loading = 0
+        self._position = acquired.watermark
+        """The next offset to be taken, when `collect` was called last."""
+        self._ahead = AHEAD_MIN
+        self._promised = self._frontier = acquired.watermark + AHEAD_MIN
+        """The first offset that may not be taken yet: nobody would suspect it, see `promise`."""
         self.take = self._deliveries().__next__
         """The next delivery that may run now, which counts as running from then on; or None."""
         for state in acquired.lanes:
@@ -125,7 +138,12 @@ class Schedule:
             chunk = untaken[0]
             records, flags, index = chunk.records, chunk.flags, chunk.next
             count, first, offsets = len(records), chunk.first, chunk.offsets
-            while index < count and not ready and not stopped:
+            until = bisect_left(offsets, self._frontier)
+            if until <= index < count:
+                self.ledger.urgent = True
+                yield None
+                continue
+            while index < until and not ready and not stopped:
                 if flags[index]:
                     if flags[index] == SUSPECT and not self._take_suspect(chunk, index):
                         chunk.next = index
@@ -205,7 +223,28 @@ class Schedule:
         middle = self.span.watermark + self._limits.span_max // 2
         for _, _, lane in self._due:
             if lane.holds and lane.queue[0].offset < middle and self.directory.is_current(lane):
-                self._park_held(lane)
+                trouble = lane.queue[0].trouble
+                assert trouble is not None
+                self._park_until(lane, trouble.due_ms)
+        for until, lanes in self._put_back.items():
+            for lane in lanes if until is not None else ():
+                line = lane.line
+                if not lane.running and line is lane.queue and line and line[0].offset < middle:
+                    # What it waits for may be back before: then it is late, and nothing worse.
+                    self._park_until(lane, self.now_ms + _AGAIN_MS)
+
+    def promise(self) -> int:
+        """No higher offset is taken before a settlement after the next one is durable.
+
+        Whoever takes over after an unclean end suspects nothing beyond it. It is far enough ahead
+        that nothing waits for it once events flow, and near after a start: in flight at two unclean
+        ends are only few then, of which each runs alone.
+        """
+        position = self.span.next_untaken
+        self._ahead = max(AHEAD_MIN, 4 * (position - self._position), self._ahead // 2)
+        self._position = position
+        self._promised = max(self._frontier, position + self._ahead)
+        return self._promised - 1
 
     # --- lanes that memory does not hold: see directory.py ----------------------------------
 
@@ -289,11 +328,9 @@ class Schedule:
         while lane.queue and self._park(lane, lane.queue[0]):
             lane.queue.popleft()
 
-    def _park_held(self, lane: Lane) -> None:
-        """Park the head, whose retry is due later, and what waits behind it."""
-        trouble = lane.queue[0].trouble
-        assert trouble is not None
-        lane.due_ms = trouble.due_ms
+    def _park_until(self, lane: Lane, due_ms: int) -> None:
+        """Park the head, which is due later, and what waits behind it."""
+        lane.due_ms = due_ms
         self._park_queue(lane)
 
     def _restore(self, delivery: Delivery, attempts: Attempts | None) -> None:

@@ -169,7 +169,7 @@ class Settlement(msgspec.Struct, kw_only=True):
     watermark: int
     settled: Sequence[tuple[int, int]]
     dispatched: int
-    """Highest offset that was given to a handler; -1 for none."""
+    """No higher offset is given to a handler before another settlement says so."""
     done: int = 0
     skipped: int = 0
     attempts: Sequence[Attempts] = ()

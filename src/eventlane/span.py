@@ -66,7 +66,6 @@ class Span:
         """Chunks with events that nobody took, in order."""
         self._chunks: deque[Chunk] = deque()
         self._settled_before = settled
-        self._highest_taken = -1
 
     def add(self, batch: Batch) -> Chunk:
         """Take in what was fetched from `next_offset` on."""
@@ -91,12 +90,12 @@ class Span:
         return self.next_offset
 
     @property
-    def highest_taken(self) -> int:
-        """The highest offset that was taken; -1 if none was."""
-        for chunk in reversed(self._chunks):
-            if chunk.next:
-                return max(self._highest_taken, chunk.offsets[chunk.next - 1])
-        return self._highest_taken
+    def next_untaken(self) -> int:
+        """The lowest offset that nobody took."""
+        for chunk in self.untaken:
+            if chunk.next < len(chunk.offsets):
+                return chunk.offsets[chunk.next]
+        return self.next_offset
 
     def drop_settled(self) -> int:
         """Forget chunks that are over; return the watermark."""
@@ -104,7 +103,6 @@ class Span:
             chunk = self._chunks[0]
             if chunk.first_open() >= 0 or chunk.next < len(chunk.records):
                 break
-            self._highest_taken = max(self._highest_taken, chunk.offsets[-1])
             self._chunks.popleft()
         return self.watermark
 

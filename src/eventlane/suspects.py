@@ -10,10 +10,12 @@ however often it was near.
 from eventlane.settlement import Suspects as Runs
 from eventlane.span import runs_of
 
-__all__ = ["ALONE_IN_GROUP", "ALONE_IN_PROCESS", "Suspects"]
+__all__ = ["AHEAD_MIN", "ALONE_IN_GROUP", "ALONE_IN_PROCESS", "Suspects"]
 
 ALONE_IN_GROUP, ALONE_IN_PROCESS = 2, 3
 """From so many unclean ends on."""
+AHEAD_MIN = 100
+"""So many events may be taken, at least, before a settlement says how far more may be."""
 
 
 class Suspects:

@@ -72,6 +72,21 @@ class Store:
             self.attempts[attempts.offset] = attempts
         for offset in settlement.cleared:
             self.attempts.pop(offset, None)
+        self.write_lanes(settlement)
+        for letter in settlement.dead:
+            assert letter.offset not in self.letters, "dead twice"
+            self.letters[letter.offset] = letter
+            self.states[letter.offset] = "open"
+        for change in settlement.letters:
+            self.states[change.offset] = change.state
+            if change.failed is not None:
+                self.letters[change.offset] = change.failed
+        for command in settlement.commands:
+            del self.commands[command]
+        if settlement.suspects is not None:
+            self.suspects = tuple(settlement.suspects)
+
+    def write_lanes(self, settlement: Settlement) -> None:
         count = len(self.parked) + len(settlement.parked) - settlement.unparked
         self.parked.update({offset: (lane, each) for lane, offset, each in settlement.parked})
         for state in settlement.lanes:
@@ -95,18 +110,6 @@ class Store:
             asked = {c.letter.offset for c in self.commands.values() if c.kind == "open"}
             expected = (set(alive) | {o for o in new if o in state.blockers}) - over_now
             assert set(state.blockers) - asked == expected - asked, "a lane's blockers are off"
-        for letter in settlement.dead:
-            assert letter.offset not in self.letters, "dead twice"
-            self.letters[letter.offset] = letter
-            self.states[letter.offset] = "open"
-        for change in settlement.letters:
-            self.states[change.offset] = change.state
-            if change.failed is not None:
-                self.letters[change.offset] = change.failed
-        for command in settlement.commands:
-            del self.commands[command]
-        if settlement.suspects is not None:
-            self.suspects = tuple(settlement.suspects)
 
     def parked_of(self, lane: bytes | int) -> list[int]:
         return sorted(offset for offset, (other, _) in self.parked.items() if other == lane)

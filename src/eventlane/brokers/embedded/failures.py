@@ -230,7 +230,7 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
     if settlement.dead:
         _bury(transaction, settlement.dead, now_ms)
     for change in settlement.letters:
-        _change_letter(transaction, change)
+        _change_letter(transaction, change, now_ms)
     if settlement.commands:
         many("DELETE FROM command WHERE id = ?", [(command,) for command in settlement.commands])
 
@@ -340,7 +340,7 @@ def _letter_row(letter: DeadLetter, now_ms: int) -> tuple[object, ...]:
     )
 
 
-def _change_letter(transaction: Transaction, change: LetterChange) -> None:
+def _change_letter(transaction: Transaction, change: LetterChange, now_ms: int) -> None:
     transaction.execute(
         "UPDATE letter SET state = ?, version = version + 1, replay_count = replay_count + ? "
         "WHERE id = ?",
@@ -348,10 +348,17 @@ def _change_letter(transaction: Transaction, change: LetterChange) -> None:
     )
     failed = change.failed
     if failed is not None:
-        # How it blocks its lane stays as it was when it died first: whatever the policy says by now.
+        # How it blocks its lane stays as it was when it died first, whatever the policy says now.
         transaction.execute(
-            "UPDATE letter SET error_class = ?, fingerprint = ?, app_version = ? WHERE id = ?",
-            (failed.error_class, failed.fingerprint, failed.app_version, change.id.bytes),
+            "UPDATE letter SET error_class = ?, fingerprint = ?, app_version = ?, dead_ms = ? "
+            "WHERE id = ?",
+            (
+                failed.error_class,
+                failed.fingerprint,
+                failed.app_version,
+                now_ms,
+                change.id.bytes,
+            ),
         )
         transaction.execute(
             "UPDATE envelope SET letter = ? WHERE number = "

@@ -83,9 +83,8 @@ CREATE TABLE consumer_group (
     paused TEXT
 ) WITHOUT ROWID;
 
--- dispatched: the highest offset that this owner gave to a handler, -1 before its first settlement;
--- step: how many more that were than at the settlement before. Both bound what can have been in
--- flight when the owner died: see suspects.
+-- dispatched: no higher offset is given to a handler before the next settlement. So it bounds what
+-- can have been in flight when the owner died: see suspects.
 CREATE TABLE progress (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
@@ -96,7 +95,6 @@ CREATE TABLE progress (
     watermark INTEGER NOT NULL,
     settled BLOB NOT NULL,
     dispatched INTEGER NOT NULL DEFAULT -1,
-    step INTEGER NOT NULL DEFAULT 0,
     suspects BLOB NOT NULL DEFAULT x'90',
     alone INTEGER,
     done INTEGER NOT NULL DEFAULT 0,

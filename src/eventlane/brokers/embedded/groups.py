@@ -18,7 +18,7 @@ from eventlane.config import Limits
 from eventlane.errors import ConfigError, Fenced, StorageError
 from eventlane.settlement import Acquired, GroupSpec, LetterChange, Settlement
 from eventlane.span import runs_of
-from eventlane.suspects import ALONE_IN_GROUP
+from eventlane.suspects import AHEAD_MIN, ALONE_IN_GROUP
 
 __all__ = [
     "Ownership",
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 _encode = msgspec.msgpack.Encoder().encode
-_IN_FLIGHT_MIN = 1_000
-"""How far beyond what was dispatched an owner that died can have been, at least."""
+_IN_FLIGHT_MAX = 1_000
+"""Of lanes that are due, and of replays, no more than this can have been in flight."""
 decode_runs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
 """Reads the column `settled`."""
 decode_suspects = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], ...]).decode
@@ -150,19 +150,19 @@ def acquire(
     taken: list[Acquired] = []
     alive: dict[str, bool] = {member: True}
     for topic, partition, owner, epoch in ownerships(transaction.connection, spec):
+        place = (spec.name, topic, partition)
         if owner is not None:
             if owner not in alive:
                 alive[owner] = is_alive(owner)
             if alive[owner]:
                 continue
-            place = (spec.name, topic, partition)
             mark_suspects(transaction, place, limits.span_max, now_ms)
         transaction.execute(
-            "UPDATE progress SET owner = ?, epoch = epoch + 1, dispatched = -1, step = 0, "
+            "UPDATE progress SET owner = ?, epoch = epoch + 1, dispatched = watermark + ?, "
             "alone = NULL WHERE consumer_group = ? AND topic = ? AND partition = ?",
-            (member, spec.name, topic, partition),
+            (member, AHEAD_MIN - 1, *place),
         )
-        taken.append(_acquired(transaction.connection, spec, topic, partition, epoch + 1, limits))
+        taken.append(_acquired(transaction.connection, place, epoch + 1, limits))
     if taken:
         transaction.alters = True
     return taken
@@ -178,14 +178,9 @@ def ownerships(connection: sqlite3.Connection, spec: GroupSpec) -> list[Ownershi
 
 
 def _acquired(
-    connection: sqlite3.Connection,
-    spec: GroupSpec,
-    topic: str,
-    partition: int,
-    epoch: int,
-    limits: Limits,
+    connection: sqlite3.Connection, place: failures.Place, epoch: int, limits: Limits
 ) -> Acquired:
-    place = (spec.name, topic, partition)
+    _, topic, partition = place
     watermark, settled, suspects = connection.execute(
         "SELECT watermark, settled, suspects FROM progress "
         "WHERE consumer_group = ? AND topic = ? AND partition = ?",
@@ -216,8 +211,8 @@ def mark_suspects(
     """
     at = "consumer_group = ? AND topic = ? AND partition = ?"
     execute = transaction.execute
-    watermark, settled, dispatched, step, suspects, alone = execute(
-        f"SELECT watermark, settled, dispatched, step, suspects, alone FROM progress WHERE {at}",
+    watermark, settled, dispatched, suspects, alone = execute(
+        f"SELECT watermark, settled, dispatched, suspects, alone FROM progress WHERE {at}",
         place,
     ).fetchone()
     ends_of: dict[int, int] = {
@@ -230,15 +225,21 @@ def mark_suspects(
         ends_of[alone] = ends_of.get(alone, 0) + 1
     else:
         end, _ = end_of(transaction.connection, place[1], place[2])
-        stop = min(end, watermark + span_max)
-        if dispatched >= 0:
-            stop = min(stop, dispatched + 1 + max(step, _IN_FLIGHT_MIN))
+        stop = min(end, watermark + span_max, dispatched + 1)
         over = {offset for first, last in decode_runs(settled) for offset in range(first, last)}
         in_flight += [offset for offset in range(watermark, stop) if offset not in over]
+        # A stored retry runs as soon as it is fetched.
+        in_flight += (
+            row[0]
+            for row in execute(
+                f"SELECT offset FROM attempts WHERE {at} AND offset >= ?", (*place, stop)
+            )
+            if row[0] not in over
+        )
         for lane, head in execute(
             f"SELECT lane, head FROM lane WHERE {at} AND due_ms BETWEEN 0 AND ? "
             "ORDER BY due_ms LIMIT ?",
-            (*place, now_ms, _IN_FLIGHT_MIN),
+            (*place, now_ms, _IN_FLIGHT_MAX),
         ).fetchall():
             first = failures.parked(transaction.connection, place, lane, head - 1, 1)
             in_flight += [each.offset for each in first]
@@ -248,7 +249,7 @@ def mark_suspects(
                 "SELECT offset FROM command JOIN letter ON letter.id = command.letter WHERE "
                 "command.consumer_group = ? AND command.topic = ? AND command.partition = ? "
                 "AND command.kind = 'replay' ORDER BY command.id LIMIT ?",
-                (*place, _IN_FLIGHT_MIN),
+                (*place, _IN_FLIGHT_MAX),
             )
         )
     for offset in in_flight:
@@ -268,8 +269,8 @@ def leave(transaction: Transaction, group: str, member: str) -> None:
 
 
 _SETTLE = """
-UPDATE progress SET watermark = ?1, settled = ?2, step = max(dispatched, ?3) - dispatched,
-    dispatched = max(dispatched, ?3), suspects = coalesce(?4, suspects), alone = ?5,
+UPDATE progress SET watermark = ?1, settled = ?2, dispatched = ?3,
+    suspects = coalesce(?4, suspects), alone = ?5,
     done = done + ?6, skipped = skipped + ?7, parked = parked + ?8, dead = dead + ?9,
     edited = edited + ?10
 WHERE consumer_group = ?11 AND topic = ?12 AND partition = ?13 AND owner = ?14 AND epoch = ?15

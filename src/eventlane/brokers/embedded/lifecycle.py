@@ -196,7 +196,7 @@ def reset(transaction: Transaction, group: str, to: ResetTo, by: By) -> ResetPla
         place = (group, each.topic, each.partition)
         transaction.execute(
             "UPDATE progress SET owner = NULL, epoch = epoch + 1, start_offset = ?1, "
-            "watermark = ?1, settled = ?2, suspects = ?2, dispatched = -1, step = 0, alone = NULL, "
+            "watermark = ?1, settled = ?2, suspects = ?2, dispatched = -1, alone = NULL, "
             "done = 0, parked = 0, dead = 0, archived = 0, skipped = 0, edited = 0, lost = 0 "
             "WHERE consumer_group = ?3 AND topic = ?4 AND partition = ?5",
             (each.to_offset, _NONE, *place),
