@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench lock clean demo-environment dev-environment
+.PHONY: help demo test check fix bench prove lock clean demo-environment dev-environment
 CHECKS := check-format check-lint check-mypy check-pyright check-tidy
 .PHONY: $(CHECKS)
 
@@ -28,6 +28,9 @@ fix: dev-environment ## mend what ruff can mend
 
 bench: dev-environment ## run the benchmarks; ARGS="--only NAME --json FILE"
 	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+prove: dev-environment ## the long loops; writes docs/reference/proof.md; ARGS="--only kill disk"
+	@exec .venv/bin/python -m tests.prove $(ARGS)
 
 lock: dev-environment ## resolve requirements/*.in anew; ARGS="--upgrade" for newer versions
 	@set -e; cd requirements; \

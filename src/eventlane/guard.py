@@ -44,10 +44,11 @@ class Guard:
 
     def succeeded(self, run: int) -> None:
         """An admitted run ended well."""
-        if self.breaker.succeeded(run):
-            if self.breaker.is_closed:
-                log.warning("%s works again: everything runs", self.name)
+        if self.breaker.succeeded(run) and self.breaker.is_closed:
+            log.warning("%s works again: everything runs", self.name)
             self._tell()
+        elif not self.breaker.is_closed:
+            self._tell()  # There is a place again.
 
     def failed(self, run: int, error: BaseException) -> None:
         """An admitted run failed in a way that counts."""
@@ -57,10 +58,14 @@ class Guard:
         """An admitted run ended without telling anything."""
         self.breaker.gave_up(self._clock.monotonic_s(), run)
         self._watch()
+        if not self.breaker.is_closed:
+            self._tell()
 
     def withdraw(self, run: int) -> None:
         """An admitted run did not start after all."""
         self.breaker.withdraw(run)
+        if not self.breaker.is_closed:
+            self._tell()
 
     def trip(self, why: str) -> None:
         """Stop everything but probes."""

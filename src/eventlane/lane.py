@@ -105,6 +105,12 @@ class Lane:
             and not (self.running or self.replays or self.blockers or self.parked)
         )
 
+    def waits_at(self, below: int) -> bool:
+        """Whether its first event waits in memory, is of the log, and has a lower offset."""
+        if self.running or self.line is not self.queue or not self.queue:
+            return False
+        return self.queue[0].offset < below
+
     def park_in(self, offset: int) -> None:
         """One more of its events goes to the parking store."""
         if not self.parked:

@@ -226,12 +226,13 @@ class Schedule:
                 trouble = lane.queue[0].trouble
                 assert trouble is not None
                 self._park_until(lane, trouble.due_ms)
-        for until, lanes in self._put_back.items():
-            for lane in lanes if until is not None else ():
-                line = lane.line
-                if not lane.running and line is lane.queue and line and line[0].offset < middle:
-                    # What it waits for may be back before: then it is late, and nothing worse.
-                    self._park_until(lane, self.now_ms + _AGAIN_MS)
+        for until in [each for each in self._put_back if each is not None]:
+            waiting = self._put_back[until]
+            far = dict.fromkeys(lane for lane in waiting if lane.waits_at(middle))
+            self._put_back[until] = [lane for lane in waiting if lane not in far]
+            for lane in far:
+                # What it waits for may be back before: then it is late, and nothing worse.
+                self._park_until(lane, self.now_ms + _AGAIN_MS)
 
     def promise(self) -> int:
         """No higher offset is taken before a settlement after the next one is durable.

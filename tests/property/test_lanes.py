@@ -1,5 +1,6 @@
 """The lanes against what they promise, driven at random: what runs, what waits, what is written."""
 
+import os
 from typing import Any
 
 from hypothesis import settings
@@ -403,5 +404,7 @@ class LanesMachine(RuleBasedStateMachine):
         assert not self.store.attempts
 
 
-LanesMachine.TestCase.settings = settings(max_examples=800, stateful_step_count=40, deadline=None)
+LanesMachine.TestCase.settings = settings(
+    max_examples=int(os.environ.get("LANES_EXAMPLES", "800")), stateful_step_count=40, deadline=None
+)
 test_lanes_keep_order_lose_nothing_and_get_stuck_nowhere = LanesMachine.TestCase

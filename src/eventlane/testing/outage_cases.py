@@ -1,22 +1,37 @@
 """Cases: an outage is not poison. Breakers of groups and dependencies, and the retry budget."""
 
+import asyncio
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from eventlane.breaker import Dependency
 from eventlane.config import Limits
+from eventlane.event import event
 from eventlane.handler import Context
 from eventlane.retry import Retry
 from eventlane.testing.clock import ManualClock
-from eventlane.testing.stage import GROUP, PATIENCE_S, Boom, Factory, Journal, Step, until
+from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Journal, Step, until
 
 __all__ = [
+    "Other",
     "a_group_in_an_outage_probes_and_burns_no_further_attempts",
     "a_group_with_nothing_but_poison_ends",
+    "a_time_out_is_charged_whatever_a_dependency_trips_on",
     "an_error_of_a_dependency_burns_no_attempt",
     "many_delayed_retries_are_spread_and_none_dies_of_it",
     "time_in_an_outage_does_not_count_towards_elapsed_s_max",
+    "what_waits_for_a_dependency_stops_no_other_handler",
 ]
+
+
+@event(topic=TOPIC, key="key")
+class Other(msgspec.Struct, frozen=True):
+    """An event that needs nothing."""
+
+    key: str
+    number: int
 
 
 class _Gone(Exception):
@@ -57,6 +72,68 @@ async def an_error_of_a_dependency_burns_no_attempt(make: Factory) -> None:
             assert [run.number for run in journal.of(key) if run.at_ms >= back_ms] == [0, 1, 2]
         account = (await app.status()).groups[GROUP]
         assert (account.done, account.dead, account.open) == (120, 0, 0)
+
+
+async def what_waits_for_a_dependency_stops_no_other_handler(make: Factory) -> None:
+    """P2: while a dependency is out, a full span parks what needs it, and other handlers go on."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    limits = Limits(span_max=20, fetch_events_max=10)
+    app = make.app(clock=clock, partitions=1, limits=limits)
+    mail = Dependency("mail", trips_on=_Gone, failures=1)
+    back_ms = clock.now_ms() + 100_000
+
+    @app.subscribe(Step, group=GROUP, dependencies=[mail], concurrency=5)
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if clock.now_ms() < back_ms:
+            raise _Gone
+
+    @app.subscribe(Other, group=GROUP)
+    async def look(other: Other, ctx: Context[Any]) -> None:
+        journal.note(Step(other.key, other.number), ctx)
+
+    async with app:
+        mixed = [
+            each
+            for number, key in enumerate(_keys(60))
+            for each in (Step(key, number), Other(f"o{number}", number))
+        ]
+        started_ms = clock.now_ms()
+        await app.publish_many(mixed)
+        await app.run_until_idle(PATIENCE_S)
+        others = [run for run in journal.runs if run.key.startswith("o")]
+        assert len(others) == 60
+        assert {run.at_ms for run in others} == {started_ms}
+        account = (await app.status()).groups[GROUP]
+        assert (account.done, account.dead, account.parked, account.open) == (120, 0, 0, 0)
+        assert {run.attempt for run in journal.runs} == {1}
+
+
+async def a_time_out_is_charged_whatever_a_dependency_trips_on(make: Factory) -> None:
+    """An event whose handler hangs ends dead, though its dependency trips on TimeoutError."""
+    clock = ManualClock()
+    journal = Journal(clock)
+    app = make.app(clock=clock, partitions=1)
+    mail = Dependency("mail", trips_on=TimeoutError)
+
+    @app.subscribe(
+        Step,
+        group=GROUP,
+        timeout_s=0.02,
+        retry=Retry(attempts=2, delay_s=1),
+        dependencies=[mail],
+    )
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        await asyncio.Event().wait()
+
+    async with app:
+        await app.publish(Step("a", 0))
+        await app.run_until_idle(PATIENCE_S)
+        (letter,) = await app.dead_letters()
+        assert (letter.stage, letter.attempts) == ("timeout", 2)
+        assert len(journal.runs) == 2
 
 
 async def a_group_in_an_outage_probes_and_burns_no_further_attempts(make: Factory) -> None:

@@ -1,0 +1,157 @@
+"""`make prove`: the long loops, one after the other; what they came to is a page of the docs.
+
+Each is a test or command of the gate, with more rounds. It goes on after a failure, and fails then.
+"""
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reference" / "proof.md"
+SAID = re.compile(r"\bseeds?\b|histor|\d+ (passed|failed)|lost|CLEAN|ANOMAL", re.IGNORECASE)
+"""Lines of the output that say how much was done, and how to repeat it."""
+
+
+ABOUT = "The same tests run in `make test` with fewer rounds; a seed repeats its run."
+
+
+class Proof(NamedTuple):
+    name: str
+    what: str
+    command: Sequence[str]
+    more: dict[str, str]
+    """The numbers of rounds, by environment variable."""
+
+
+def _tests(*paths: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-s", *paths]
+
+
+PROOFS = (
+    Proof(
+        "kill",
+        "kill -9 of publishers, workers and operators at random moments",
+        _tests("tests/crash/test_kill.py"),
+        {"KILL_ROUNDS": "200"},
+    ),
+    Proof(
+        "disk",
+        "the N-th write fails, for every N of a run: disk full and I/O error",
+        _tests("tests/crash/test_failing_disk.py"),
+        {"DISK_SAMPLE": "0"},
+    ),
+    Proof(
+        "poison",
+        "events that kill their process: only they die of it",
+        _tests("tests/crash/test_poison.py", "tests/crash/test_suspects.py"),
+        {},
+    ),
+    Proof(
+        "lanes",
+        "the lanes against a plain store, driven at random",
+        _tests("tests/property/test_lanes.py"),
+        {"LANES_EXAMPLES": "20000"},
+    ),
+    Proof(
+        "simulation",
+        "whole histories from a seed: nodes, crashes, slow disks, jumping clocks, operators",
+        _tests("tests/simulation"),
+        {"HISTORIES": "10000"},
+    ),
+    *(
+        Proof(
+            f"overtake-{seed}",
+            "one key fails, the others go on, kill -9 three times; the checker's verdict",
+            [
+                str(Path(sys.executable).with_name("eventlane")),
+                "prove",
+                "overtake",
+                f"--seed={seed}",
+            ],
+            {},
+        )
+        for seed in (1, 2, 3)
+    ),
+)
+
+
+class Result(NamedTuple):
+    proof: Proof
+    passed: bool
+    seconds_s: float
+    said: list[str]
+
+
+def prove(proof: Proof) -> Result:
+    """Run one, and keep what it says."""
+    print(f"\n=== {proof.name}: {proof.what}", flush=True)
+    began_s = time.monotonic()
+    lines: list[str] = []
+    with subprocess.Popen(
+        proof.command,
+        cwd=ROOT,
+        env={**os.environ, **proof.more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.strip())
+    said = [line for line in lines if SAID.search(line)][-6:]
+    return Result(proof, running.returncode == 0, time.monotonic() - began_s, said)
+
+
+def page(results: Sequence[Result]) -> str:
+    """The page of the docs."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    where = f"commit {commit}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    parts = ["# The last proof", "", f"`make prove` on {now}, {where}.", "", ABOUT]
+    for proof, passed, seconds_s, said in results:
+        more = " ".join(f"{name}={value}" for name, value in proof.more.items())
+        # By its name, not where it happens to be.
+        command = " ".join([Path(proof.command[0]).name, *proof.command[1:]])
+        parts += [
+            "",
+            f"## {proof.name}: {'passed' if passed else 'FAILED'}",
+            "",
+            f"{proof.what[0].upper()}{proof.what[1:]}. {seconds_s:,.0f} s.",
+            "",
+            "```text",
+            f"{more} {command}".strip(),
+            *said,
+            "```",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=[each.name for each in PROOFS])
+    only = parser.parse_args().only
+    results = [prove(each) for each in PROOFS if only is None or each.name in only]
+    PAGE.write_text(page(results))
+    failed = [each.proof.name for each in results if not each.passed]
+    print(f"\n{len(results)} proofs, failed: {', '.join(failed) or 'none'}. See {PAGE}.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
