@@ -46,10 +46,11 @@ class Directory:
         for state in acquired.lanes:
             self.know(state)
         # They come in this order: what stops the partition, due, closed, free with gaps.
-        if acquired.has_more_lanes and (last := acquired.lanes[-1]).due_ms is not None:
-            self.horizon_ms = None if last.is_free else last.due_ms
-        elif acquired.has_more_lanes and last.stops:
+        last = acquired.lanes[-1] if acquired.has_more_lanes else None
+        if last is not None and last.stops:
             self.horizon_ms = 0
+        elif last is not None and not last.is_free:
+            self.horizon_ms = last.due_ms
 
     def lane(self, key: LaneKey) -> Lane:
         """The lane of a key, as an object, though it be free or just busy."""

@@ -1,7 +1,7 @@
 """A dead letter's event, changed or published again: validated, and with what it came from."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -139,10 +139,10 @@ def _plain(value: bytes | None) -> Any:
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     parts: list[tuple[str, Any]] = []
     if isinstance(value, dict):
-        fields: dict[str, Any] = value
+        fields = cast("dict[str, Any]", value)
         parts = [(f"{path}.{name}" if path else name, part) for name, part in fields.items()]
     elif isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[Any]", value)
         parts = [(f"{path}[{at}]", part) for at, part in enumerate(items)]
     if not parts:
         yield path, value

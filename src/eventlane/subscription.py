@@ -231,8 +231,9 @@ def declared(
 
 
 def _dependencies(given: object, where: str) -> tuple[Dependency, ...]:
-    several = given if isinstance(given, list | tuple) else (given,)
-    for each in cast("Sequence[object]", several):
+    is_several = isinstance(given, list | tuple)
+    several = cast("Sequence[object]", given) if is_several else (given,)
+    for each in several:
         if not isinstance(each, Dependency):
             raise ConfigError(
                 f"subscribe() at {where}: dependencies={given!r}: expected Dependency(…) objects "
