@@ -12,7 +12,16 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bench_backlog, bench_consume, bench_import, bench_memory, bench_publish
+from benchmarks import (
+    bench_backlog,
+    bench_consume,
+    bench_failures,
+    bench_import,
+    bench_lanes,
+    bench_letters,
+    bench_memory,
+    bench_publish,
+)
 from benchmarks.measuring import Benchmark, Result, Settings
 
 __all__ = ["BENCHMARKS", "main", "run"]
@@ -21,6 +30,9 @@ BENCHMARKS: list[Benchmark] = [
     *bench_publish.BENCHMARKS,
     *bench_consume.BENCHMARKS,
     *bench_backlog.BENCHMARKS,
+    *bench_failures.BENCHMARKS,
+    *bench_letters.BENCHMARKS,
+    *bench_lanes.BENCHMARKS,
     *bench_memory.BENCHMARKS,
     *bench_import.BENCHMARKS,
 ]

@@ -155,7 +155,7 @@ def plain(
     unit: str,
     baseline: str,
     baseline_values: Sequence[float],
-    target: str,
+    target: str | None,
     typical: Callable[[Sequence[float]], float] = statistics.median,
     note: str = "",
 ) -> Result:

@@ -1,6 +1,6 @@
 """A dead letter's event, changed or published again: validated, and with what it came from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -142,7 +142,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         fields = cast("dict[str, Any]", value)
         parts = [(f"{path}.{name}" if path else name, part) for name, part in fields.items()]
     elif isinstance(value, list):
-        items = cast("list[Any]", value)
+        items = cast("Iterable[Any]", value)
         parts = [(f"{path}[{at}]", part) for at, part in enumerate(items)]
     if not parts:
         yield path, value

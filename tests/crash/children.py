@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
-from eventlane.testing.history import Died, Operation, decode, encode
+from eventlane.testing.history import Died, Operation, Started, decode, encode
 
 PATIENCE_S = 30.0
 EXITED = 9
@@ -100,6 +100,8 @@ class Children:
         self.said: list[list[Any]] = []
         """By whom, and what, where it is no operation."""
         self.all: list[Child] = []
+        self.runs = 0
+        """How many runs of handlers there are in the history."""
         self._module = module
         self._logs = logs
         self._parts: defaultdict[bytes, bytes] = defaultdict(bytes)
@@ -157,10 +159,15 @@ class Children:
         self._read()
         self.history.append(Died(process=child.name))
 
-    async def until(self, enough: Callable[[], bool | Awaitable[bool]], what: str) -> None:
+    async def until(
+        self,
+        enough: Callable[[], bool | Awaitable[bool]],
+        what: str,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Wait for something that the children do."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 while True:
                     found = enough()
                     if found if isinstance(found, bool) else await found:
@@ -172,7 +179,7 @@ class Children:
                     self._check()
         except TimeoutError:
             words = "\n".join(each.last_words() for each in self.all if each.returncode is None)
-            raise AssertionError(f"within {PATIENCE_S} s: expected {what}\n{words}") from None
+            raise AssertionError(f"within {patience_s} s: expected {what}\n{words}") from None
 
     def _check(self) -> None:
         for child in self.all:
@@ -198,4 +205,5 @@ class Children:
         if line.startswith(b"["):
             self.said.append([who, *json.loads(line)])
         else:
-            self.history.append(decode(line))
+            self.history.append(operation := decode(line))
+            self.runs += isinstance(operation, Started)

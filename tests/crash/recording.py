@@ -100,11 +100,12 @@ async def final_of(app: App, topic: str, groups: Sequence[str]) -> Final:
     async for message in app.read(topic):
         events[message.partition].append((message.offset, message.key, message.event_id))
     status = await app.status()
+    ends = await app._connected.ends(topic)
     return Final(
         idle=True,
         log=tuple(
-            Log(topic=topic, partition=partition, events=tuple(found))
-            for partition, found in sorted(events.items())
+            Log(topic=topic, partition=partition, events=tuple(events[partition]), first=first)
+            for partition, (first, _) in enumerate(ends)
         ),
         progress=tuple(progress_of(file_of(app), topic, groups)),
         groups={name: status.groups[name] for name in groups},

@@ -1,5 +1,6 @@
 """An event that kills its process ends as a dead letter, and nobody else pays for it."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,11 @@ SCENARIOS = (
 )
 
 
+@pytest.mark.parametrize("turn", range(int(os.environ.get("POISON_TURNS", "1"))))
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_an_event_that_kills_its_process_dies_alone(scenario: str, tmp_path: Path) -> None:
+async def test_an_event_that_kills_its_process_dies_alone(
+    scenario: str, turn: int, tmp_path: Path
+) -> None:
     directory = tmp_path / "log"
     groups = ("main", LONG) if scenario == "beside a slow group" else ("main",)
     poisons = POISONS if scenario == "beside another one" else POISONS[:1]

@@ -6,12 +6,26 @@ from typing import Any
 
 import pytest
 
-from eventlane import App, Batch, Context
+from eventlane import App, Context, Limits
+from eventlane import Batch as Lists
 from eventlane.brokers import connect
 from eventlane.brokers.embedded.groups import _encode
 from eventlane.clock import yield_to_loop
-from eventlane.settlement import Acquired
-from eventlane.testing.stage import GROUP, TOPIC, Step, acquired, record, settlement, spec, until
+from eventlane.handler import Origin
+from eventlane.lanes import Lanes
+from eventlane.settlement import Acquired, Batch
+from eventlane.suspects import AHEAD_MIN
+from eventlane.testing.stage import (
+    GROUP,
+    TOPIC,
+    Step,
+    acquired,
+    attempts,
+    record,
+    settlement,
+    spec,
+    until,
+)
 from eventlane.topic import Topic
 
 ALL = 4
@@ -66,6 +80,40 @@ async def test_a_member_that_leaves_while_something_runs_alone_leaves_no_suspect
     assert own.suspects == ((0, ALL, 1),)
 
 
+async def test_what_cannot_have_been_started_is_not_suspected(broker: Any) -> None:
+    await broker.append([(TOPIC, [record("a", str(number)) for number in range(5 * AHEAD_MIN)])])
+    await broker.join(spec())
+    consumer, own = await owner_after_a_death(broker)
+    assert own.suspects == ((0, AHEAD_MIN, 1),)
+    retried = attempts(4 * AHEAD_MIN, 1)
+    await consumer.settle(
+        [settlement(own, 9, done=9, dispatched=2 * AHEAD_MIN, attempts=[retried], suspects=[])]
+    )
+    _, own = await owner_after_a_death(broker)
+    assert own.suspects == ((9, 2 * AHEAD_MIN + 1, 1), (retried.offset, retried.offset + 1, 1))
+
+
+def test_no_event_is_taken_before_a_settlement_says_that_it_may_be() -> None:
+    acquired = Acquired(TOPIC, 0, 1, 0, (), (), (), ())
+    origin = Origin(TOPIC, 0, GROUP, None, lambda *_: None)  # type: ignore[arg-type, return-value]
+    lanes = Lanes(origin, acquired, ordering="none", limits=Limits(), now_ms=0)
+    count = 20 * AHEAD_MIN
+    lanes.add(Batch(range(count), [record(None, "")] * count))
+    taken = 0
+    allowed = AHEAD_MIN
+    while taken < count:
+        while delivery := lanes.take():
+            lanes.done(delivery)
+            taken += 1
+        assert taken == min(allowed, count)
+        written = lanes.collect()
+        assert written is not None, "what waits for it has it written at once"
+        assert lanes.take() is None
+        lanes.committed()
+        allowed = written.dispatched + 1
+        assert allowed >= taken + AHEAD_MIN
+
+
 def suspect(app: App, ends: dict[int, int]) -> None:
     """Let events of partition 0 have been in flight at so many deaths."""
     broker: Any = app._connected
@@ -97,7 +145,7 @@ def one_by_one(app: App, runs: list[tuple[int, int | None]]) -> None:
 
 
 def in_lists(app: App, runs: list[tuple[int, int | None]]) -> None:
-    @app.subscribe(Step, group=GROUP, concurrency=1, batch=Batch(1))
+    @app.subscribe(Step, group=GROUP, concurrency=1, batch=Lists(1))
     async def handle(steps: list[Step], contexts: list[Context]) -> None:
         await breathe()
         runs.append((contexts[0].offset, await alone_in(app)))
