@@ -17,8 +17,6 @@ from benchmarks import (
     bench_consume,
     bench_failures,
     bench_import,
-    bench_lanes,
-    bench_letters,
     bench_memory,
     bench_publish,
 )
@@ -31,8 +29,6 @@ BENCHMARKS: list[Benchmark] = [
     *bench_consume.BENCHMARKS,
     *bench_backlog.BENCHMARKS,
     *bench_failures.BENCHMARKS,
-    *bench_letters.BENCHMARKS,
-    *bench_lanes.BENCHMARKS,
     *bench_memory.BENCHMARKS,
     *bench_import.BENCHMARKS,
 ]

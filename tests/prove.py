@@ -1,6 +1,7 @@
 """`make prove`: the long loops, one after the other; what they came to is a page of the docs.
 
 Each is a test or command of the gate, with more rounds. It goes on after a failure, and fails then.
+The environment may name other numbers of rounds: `KILL_ROUNDS=3 make prove ARGS="--only kill"`.
 """
 
 import argparse
@@ -46,14 +47,14 @@ PROOFS = (
     Proof(
         "disk",
         "the N-th write fails, for every N of a run: disk full and I/O error",
-        _tests("tests/crash/test_failing_disk.py"),
+        _tests("tests/crash/test_failing_disk.py", "tests/crash/test_full_disk.py"),
         {"DISK_SAMPLE": "0"},
     ),
     Proof(
         "poison",
         "events that kill their process: only they die of it",
         _tests("tests/crash/test_poison.py", "tests/crash/test_suspects.py"),
-        {},
+        {"POISON_TURNS": "5"},
     ),
     Proof(
         "lanes",
@@ -84,6 +85,11 @@ PROOFS = (
 )
 
 
+def rounds(proof: Proof) -> dict[str, str]:
+    """The numbers of rounds."""
+    return {name: os.environ.get(name, count) for name, count in proof.more.items()}
+
+
 class Result(NamedTuple):
     proof: Proof
     passed: bool
@@ -99,7 +105,7 @@ def prove(proof: Proof) -> Result:
     with subprocess.Popen(
         proof.command,
         cwd=ROOT,
-        env={**os.environ, **proof.more},
+        env={**os.environ, **rounds(proof)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -125,7 +131,7 @@ def page(results: Sequence[Result]) -> str:
     where = f"commit {commit}, Python {platform.python_version()}, {os.cpu_count()} cores"
     parts = ["# The last proof", "", f"`make prove` on {now}, {where}.", "", ABOUT]
     for proof, passed, seconds_s, said in results:
-        more = " ".join(f"{name}={value}" for name, value in proof.more.items())
+        more = " ".join(f"{name}={value}" for name, value in rounds(proof).items())
         # By its name, not where it happens to be.
         command = " ".join([Path(proof.command[0]).name, *proof.command[1:]])
         parts += [

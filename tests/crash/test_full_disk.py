@@ -78,8 +78,9 @@ async def test_a_disk_that_cannot_be_written_stops_everything_and_loses_nothing(
                     refusals.append(error)
                 if len(refusals) == REFUSED:
                     break
-            await until(lambda: "cannot settle" in caplog.text, "that outcomes wait in memory")
-            assert (await app.status()).groups[GROUP].open > 0
+            if broken is not no_more_pages:  # without a further one, a settlement may have room
+                await until(lambda: "cannot settle" in caplog.text, "that outcomes wait")
+                assert (await app.status()).groups[GROUP].open > 0
         await publish(app, history, range(100_000, 100_020))
         await app.run_until_idle(20)
     async with made_app(tmp_path / "log", "p2", history) as again:

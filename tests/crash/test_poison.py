@@ -10,7 +10,7 @@ import pytest
 from eventlane import App
 from eventlane.testing.checker import check
 from eventlane.testing.history import Died, Ended, Operation, Started
-from tests.crash.children import Children
+from tests.crash.children import Child, Children
 from tests.crash.poison import BYSTANDERS, LONG, POISONS, Effect, Step, made_app
 from tests.crash.recording import final_of
 
@@ -30,6 +30,7 @@ SCENARIOS = (
     "replayed",
     "beside a slow group",
     "beside another one",
+    "with an heir",
 )
 
 
@@ -81,7 +82,9 @@ async def test_an_event_that_kills_its_process_dies_alone(
 
 
 async def restart_until_rest(children: Children, scenario: str, directory: Path, app: App) -> None:
-    """Start a worker whenever there is none, until everything has an outcome."""
+    """Start a worker whenever one is missing, until everything has an outcome."""
+    workers: list[Child] = []
+    wanted = 2 if scenario == "with an heir" else 1
 
     async def at_rest() -> bool:
         status = await app.status()
@@ -92,17 +95,20 @@ async def restart_until_rest(children: Children, scenario: str, directory: Path,
                 return False
         return bool(status.groups)
 
-    for _ in range(2 * DEATHS):
-        worker = await children.start("worker", scenario, directory)
+    def dead() -> list[Child]:
+        return [each for each in workers if each.returncode is not None]
 
-        await children.until(
-            lambda worker=worker: worker.returncode is not None or at_rest(),
-            "that everything has an outcome",
-        )
-        if worker.returncode is None:
-            await children.stop(worker)
+    for _ in range(2 * DEATHS):
+        while len(workers) < wanted:
+            workers.append(await children.start("worker", scenario, directory))
+        await children.until(lambda: bool(dead()) or at_rest(), "that everything has an outcome")
+        if not dead():
+            for worker in workers:
+                await children.stop(worker)
             return
-        children.note_death(worker)
+        for worker in dead():
+            children.note_death(worker)
+            workers.remove(worker)
     raise AssertionError(f"it went on killing: {await app.status()}")
 
 
