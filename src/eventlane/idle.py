@@ -50,8 +50,8 @@ def still_open(status: Status) -> str:
     """What keeps the groups from being idle, in words."""
     parts = [
         f"group {name!r} has {group.waiting} waiting, {group.in_flight} in flight, "
-        f"{group.held} held, {group.pending} commands pending"
+        f"{group.held} held, {group.parked} parked, {group.pending} commands pending"
         for name, group in status.groups.items()
-        if group.open or group.pending
+        if group.open or group.pending or group.parked
     ]
     return "; ".join(parts) or "handlers are still running"

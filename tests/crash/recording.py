@@ -65,7 +65,9 @@ class RecordingConsumer(PassingConsumer):
 
     def _note(self, commands: Sequence[Command]) -> None:
         seen = self._broker.commands
-        for command in commands if seen is not None else ():
+        if seen is None:
+            return
+        for command in commands:
             if command.kind == "replay" and command.id not in seen:
                 self._broker.say(LetterChanged.of(command.letter, "replaying"))
             seen.add(command.id)

@@ -8,6 +8,7 @@ left, and the history of all processes is judged.
 import os
 import random
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -85,7 +86,7 @@ async def kill_at_random(children: Children, directory: Path, chance: random.Ran
     kills = 0
     for _ in range(ROUNDS):
         runs = children.runs + chance.randrange(1, 600)
-        await children.until(lambda runs=runs: children.runs >= runs, "that the workers go on")
+        await children.until(partial(has_run, children, runs), "that the workers go on")
         victims = chance.sample(range(len(ROLES)), chance.choice((1, 1, 2, 3, 4)))
         await children.kill(*(family[each] for each in victims))
         kills += len(victims)
@@ -93,6 +94,10 @@ async def kill_at_random(children: Children, directory: Path, chance: random.Ran
             family[each] = await started(ROLES[each])
     await children.kill(*family)
     return kills + len(family)
+
+
+def has_run(children: Children, runs: int) -> bool:
+    return children.runs >= runs
 
 
 async def replay_until_nothing_is_left(children: Children, app: App) -> None:

@@ -95,7 +95,7 @@ async def test_what_cannot_have_been_started_is_not_suspected(broker: Any) -> No
 
 def test_no_event_is_taken_before_a_settlement_says_that_it_may_be() -> None:
     acquired = Acquired(TOPIC, 0, 1, 0, (), (), (), ())
-    origin = Origin(TOPIC, 0, GROUP, None, lambda *_: None)  # type: ignore[arg-type, return-value]  # publishes nothing
+    origin = Origin(TOPIC, 0, GROUP, None, lambda *_: None)  # type: ignore[arg-type]  # publishes nothing
     lanes = Lanes(origin, acquired, ordering="none", limits=Limits(), now_ms=0)
     count = 20 * AHEAD_MIN
     lanes.add(Batch(range(count), [record(None, "")] * count))
