@@ -30,7 +30,7 @@ __all__ = ["BENCHMARKS"]
 EVENTS = 50_000
 POLICY = Retry(attempts=3, delay_s=0.05, immediate=1)
 LIMITS = Limits(retry_tokens_per_s=100_000, breaker_runs=100_000)
-"""By default the retries that are left at the end, when hardly anything else runs, would be taken for
+"""By default the retries that are left at the end, when little else runs, would be taken for
 an outage, and spread over minutes.
 """
 
