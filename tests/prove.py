@@ -34,7 +34,9 @@ class Proof(NamedTuple):
 
 
 def _tests(*paths: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-q", "-s", *paths]
+    # A long loop is no test that hangs.
+    patience = ["-o", "faulthandler_timeout=3600"]
+    return [sys.executable, "-m", "pytest", "-q", "-s", *patience, *paths]
 
 
 PROOFS = (
@@ -61,12 +63,6 @@ PROOFS = (
         "the lanes against a plain store, driven at random",
         _tests("tests/property/test_lanes.py"),
         {"LANES_EXAMPLES": "20000"},
-    ),
-    Proof(
-        "simulation",
-        "whole histories from a seed: nodes, crashes, slow disks, jumping clocks, operators",
-        _tests("tests/simulation"),
-        {"HISTORIES": "10000"},
     ),
     *(
         Proof(
