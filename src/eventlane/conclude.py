@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from eventlane.budget import Budget
-from eventlane.clock import Clock, monotonic
+from eventlane.clock import Clock, loop_time
 from eventlane.config import Limits
 from eventlane.deadletter import (
     HandlerTimeout,
@@ -55,6 +55,7 @@ class Concluder:
         self._guards = guards
         self._done_so_far = done_so_far
         self._clock = clock
+        self._monotonic = loop_time()
         self._budget = Budget(
             tokens_max=limits.retry_tokens_max,
             per_s=limits.retry_tokens_per_s,
@@ -71,7 +72,7 @@ class Concluder:
     ) -> None:
         """The handler raised: decide, and carry it out."""
         assert subscription is not None, "only what has a handler runs"
-        duration_s = monotonic() - started_s
+        duration_s = self._monotonic() - started_s
         self.run_failed(worker, error)
         if self._is_outage(delivery, subscription, error):
             return
@@ -122,7 +123,7 @@ class Concluder:
     ) -> None:
         """The handler returned something: carry it out."""
         assert subscription is not None, "only what has a handler runs"
-        duration_s = monotonic() - started_s
+        duration_s = self._monotonic() - started_s
         if isinstance(outcome, Done):
             delivery.origin.lanes.done(delivery)
             return

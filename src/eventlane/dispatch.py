@@ -25,7 +25,7 @@ from eventlane.admission import Admission
 from eventlane.advancing import Advancer
 from eventlane.batching import Lists
 from eventlane.broker import Consumer
-from eventlane.clock import Clock, monotonic, sleep, yield_to_loop
+from eventlane.clock import Clock, loop_time, sleep, yield_to_loop
 from eventlane.conclude import Concluder
 from eventlane.config import Limits
 from eventlane.errors import HandlerStuck, Undecodable
@@ -81,7 +81,7 @@ class Dispatcher:
         self._serialise = serialise
         self._clock = clock
         self._limits = limits
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._monotonic = asyncio.get_running_loop(), loop_time()
         self._partitions: dict[tuple[str, int], Lanes] = {}
         self._ring: deque[Lanes] = deque()
         """Partitions that workers take from, the current one first; empty while there is a reason
@@ -391,7 +391,7 @@ class Dispatcher:
     async def _work(self, worker: Worker) -> None:  # noqa: C901, PLR0915  # see above
         """Handle deliveries, one after the other, until there is nothing to do for ever."""
         ring, settler, concluder = self._ring, self._settler, self._concluder
-        context, clean = worker.context, self._workers.clean
+        monotonic, context, clean = self._monotonic, worker.context, self._workers.clean
         origin: Origin | None = None
         block, route = b"", NO_ROUTE
         # What is the same for many events stays in local variables.
@@ -478,7 +478,7 @@ class Dispatcher:
             route.decode_in_words(delivery.record.value or b"")
         except Undecodable as in_words:
             error = in_words
-        self._concluder.failed(worker, delivery, route.subscription, error, monotonic())
+        self._concluder.failed(worker, delivery, route.subscription, error, self._monotonic())
         self._note(delivery.origin.lanes)
 
     def _runs_here(self, worker: Worker, route: Route, delivery: Delivery) -> bool:
@@ -495,7 +495,7 @@ class Dispatcher:
         if subscription.batch is None:
             return self._admission.let_through(worker, route.guards, [delivery])
         self._admission.withdraw(worker)
-        started = monotonic()
+        started = self._monotonic()
         try:
             if delivery.record.value is not None:
                 delivery.event = route.decode_in_words(delivery.record.value)
@@ -582,7 +582,7 @@ class Dispatcher:
         while True:
             await sleep(self._sweep_s)
             self.beat()
-            stuck = self._workers.time_out(monotonic(), self._limits.stuck_s)
+            stuck = self._workers.time_out(self._monotonic(), self._limits.stuck_s)
             if stuck is not None:
                 self._fail(stuck)
 

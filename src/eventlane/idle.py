@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from eventlane.account import Status
 from eventlane.broker import Broker
-from eventlane.clock import Clock, VirtualClock
+from eventlane.clock import Clock, VirtualClock, yield_to_loop
 from eventlane.dispatch import Dispatcher
 
 __all__ = ["still_open", "until_idle"]
@@ -21,6 +21,7 @@ async def until_idle(
     A quiet dispatcher is not enough: what was published a moment ago may not have reached it, and
     other processes may be at work. So the durable account has the last word.
     """
+    await yield_to_loop()  # A dispatcher that has just begun learns only now what it owns.
     while True:
         if all(each.is_quiet for each in dispatchers):
             due = [ms for each in dispatchers if (ms := each.next_due_ms) is not None]

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from eventlane.batching import Ended, Lists, add_mates, by_lane, outcomes_of
-from eventlane.clock import monotonic
+from eventlane.clock import loop_time
 from eventlane.conclude import Concluder
 from eventlane.errors import Undecodable
 from eventlane.handler import Delivery, Origin
@@ -47,6 +47,7 @@ class ListRunner:
         self._may_run = may_run
         self._started = started
         self._note = note
+        self._monotonic = loop_time()
 
     async def run(
         self, worker: Worker, subscription: Subscription, deliveries: list[Delivery]
@@ -62,7 +63,7 @@ class ListRunner:
             add_mates(deliveries, subscription.batch.size, partial(self._decodes, subscription))
         worker.handling, worker.subscription = deliveries, subscription
         self._started()
-        started_s = monotonic()
+        started_s = self._monotonic()
         if subscription.timeout_s:
             worker.deadline = started_s + subscription.timeout_s
         try:

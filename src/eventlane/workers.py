@@ -97,7 +97,8 @@ class Workers:
         self._count_max = count_max
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._all: set[Worker] = set()
+        self._all: dict[Worker, None] = {}
+        """In the order in which they were started."""
         self._idle: list[tuple[Worker, asyncio.Future[None]]] = []
         self.clean = copy_context()
         """What a worker's context must be equal to after each handler."""
@@ -130,7 +131,7 @@ class Workers:
     async def sleep(self, worker: Worker) -> bool:
         """Let a worker sleep until it is woken; False if it is to end."""
         if self._stopping:
-            self._all.discard(worker)
+            self._all.pop(worker, None)
             return False
         sleeping = self._loop.create_future()
         self._idle.append((worker, sleeping))
@@ -157,7 +158,7 @@ class Workers:
 
     def retire(self, worker: Worker) -> None:
         """Replace a worker whose handler left context variables behind, so that none leak."""
-        self._all.discard(worker)
+        self._all.pop(worker, None)
         self._start()
 
     async def stop(self, *, within_s: float) -> int:
@@ -194,7 +195,7 @@ class Workers:
     def _start(self) -> None:
         # A context of its own: a worker must not begin with what a handler happened to have set.
         worker = Worker(self.clean.copy())
-        self._all.add(worker)
+        self._all[worker] = None
         worker.task = self._loop.create_task(
             self._work(worker),
             name=f"eventlane {self._group}: worker",

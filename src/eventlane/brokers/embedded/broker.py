@@ -125,16 +125,18 @@ class EmbeddedBroker:
         self._loop = asyncio.get_running_loop()
         self._file = file
         self._log = LogReader(file.reader, str(file.path))
-        self._members = Members(
-            file.directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max
-        )
         self._watch = Watch(file, self._log)
-        self._writer = Writer(file, limits, clock, self._watch.tell)
+        self._members, self._writer = self._parts(file, limits, clock)
         self._topics: dict[str, LogTopic] = {}
         self._consumers: list[EmbeddedConsumer] = []
         self._closing: asyncio.Task[None] | None = None
         self._retention = self._loop.call_later(_RETENTION_INTERVAL_S, self._retain)
         self._retaining: asyncio.Task[None] | None = None
+
+    def _parts(self, file: File, limits: Limits, clock: Clock) -> tuple[Members, Writer]:
+        # A method of its own, so that a simulation can do without threads and locks.
+        members = Members(file.directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max)
+        return members, Writer(file, limits, clock, self._watch.tell)
 
     # --- the log ----------------------------------------------------------------------------
 

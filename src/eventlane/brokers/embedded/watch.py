@@ -13,7 +13,6 @@ from typing import Protocol
 
 from eventlane.brokers.embedded.file import File, storage_error
 from eventlane.brokers.embedded.log import LogReader
-from eventlane.clock import SystemClock
 from eventlane.errors import EventlaneError, Unavailable
 
 __all__ = ["Watch", "Watcher"]
@@ -49,7 +48,8 @@ class Watch:
     """Looks for changes on behalf of all watchers of a broker."""
 
     def __init__(self, file: File, log: LogReader) -> None:
-        self.watchers: set[Watcher] = set()
+        self.watchers: dict[Watcher, None] = {}
+        """In the order in which they came."""
         self._file = file
         self._log = log
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -125,7 +125,7 @@ class Watch:
             self.tell(self._log.topics_between(self._newest, newest), alters=True)
             # Only now, so that a look that failed is repeated.
             self._version, self._newest = version, newest
-        now_s = SystemClock.monotonic_s()
+        now_s = self._loop.time()
         if now_s - self._owners_s >= _OWNERS_S:
             self._owners_s = now_s
             for watcher in list(self.watchers):

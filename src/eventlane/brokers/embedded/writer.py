@@ -19,7 +19,7 @@ from typing import TypeVar
 from eventlane.brokers.embedded.file import File, storage_error
 from eventlane.brokers.embedded.log import LogTopic, LogWriter
 from eventlane.brokers.embedded.work import Append, Change, Item, Transaction, Work, fail
-from eventlane.clock import Clock, SystemClock
+from eventlane.clock import Clock
 from eventlane.config import Limits
 from eventlane.errors import PublishTimeout, Unavailable
 from eventlane.message import Position, Record
@@ -63,8 +63,8 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
         self._ends = False
-        self._thread = threading.Thread(target=self._run, name="eventlane-writer", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._start()
 
     # --- in the event loop ------------------------------------------------------------------
 
@@ -100,7 +100,8 @@ class Writer:
             self._closed = self._loop.create_future()
             self._let_in()
         await asyncio.shield(self._closed)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _put(self, item: Item, *, limited: bool) -> None:
         if self._queued < self._records_max and not self._outside and self._closed is None:
@@ -112,7 +113,7 @@ class Writer:
     def _wait_for_room(self, item: Item, *, limited: bool) -> None:
         if self._closed is not None:
             raise Unavailable("the broker is closed; nothing was written")
-        until_s = SystemClock.monotonic_s() + self._timeout_s if limited else None
+        until_s = self._loop.time() + self._timeout_s if limited else None
         self._outside.append((item, until_s))
         if limited and self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._refuse_late)
@@ -120,7 +121,7 @@ class Writer:
     def _refuse_late(self) -> None:
         """Give up what has waited too long for room; the oldest waits at the front."""
         self._timer = None
-        now_s = SystemClock.monotonic_s()
+        now_s = self._loop.time()
         kept: deque[tuple[Item, float | None]] = deque()
         next_s: float | None = None
         for item, until_s in self._outside:
@@ -167,22 +168,33 @@ class Writer:
 
     # --- in the thread ----------------------------------------------------------------------
 
+    def _start(self) -> None:
+        # A method of its own, so that a simulation can do without the thread.
+        self._thread = threading.Thread(target=self._run, name="eventlane-writer", daemon=True)
+        self._thread.start()
+
     def _run(self) -> None:
         ends = False
         while not ends:
-            taken = [self._queue.get()]
-            # This thread alone takes from it, so that none of these waits.
-            taken += [self._queue.get() for _ in range(self._queue.qsize())]
-            ends = taken[-1] is None
-            work = Work([item for item in taken if item is not None])
+            work, ends = self._take()
             if work.items:
                 self._write(work)
             try:
-                self._loop.call_soon_threadsafe(self._complete, work)
-                if ends:
-                    self._loop.call_soon_threadsafe(self._ended)
+                self._hand_over(work, ends=ends)
             except RuntimeError:
                 return  # The event loop was closed under the broker: nobody waits any more.
+
+    def _take(self) -> tuple[Work, bool]:
+        """All that is queued, and whether that was the last."""
+        taken = [self._queue.get()]
+        # This thread alone takes from it, so that none of these waits.
+        taken += [self._queue.get() for _ in range(self._queue.qsize())]
+        return Work([item for item in taken if item is not None]), taken[-1] is None
+
+    def _hand_over(self, work: Work, *, ends: bool) -> None:
+        self._loop.call_soon_threadsafe(self._complete, work)
+        if ends:
+            self._loop.call_soon_threadsafe(self._ended)
 
     def _write(self, work: Work) -> None:
         """Write one transaction; what goes wrong is kept in it."""
