@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Change",
     "Command",
+    "CommandKind",
     "GroupSpec",
     "LaneState",
     "LetterChange",
@@ -118,6 +119,9 @@ class Appended(msgspec.Struct, frozen=True):
     topic: str
 
 
+CommandKind = Literal["replay", "open"]
+
+
 class Command(msgspec.Struct, frozen=True):
     """What an operator asks the owner of a partition to do with a dead letter.
 
@@ -125,7 +129,7 @@ class Command(msgspec.Struct, frozen=True):
     """
 
     id: int
-    kind: Literal["replay", "open"]
+    kind: CommandKind
     letter: DeadLetter
     operation: int | None = None
     attempts: Attempts | None = None

@@ -96,6 +96,10 @@ class Stage:
         ]
         await self.settle(letters=changes, commands=[each.id for each in done], **options)
 
+    def lane_of(self, letter_id: UUID) -> bytes | int:
+        lane: bytes | int = self.commands[letter_id].letter.lane
+        return lane
+
     async def status(self, operation: int) -> Any:
         return await self.broker.operation(operation)
 
@@ -558,6 +562,31 @@ async def test_a_restored_letter_closes_no_lane_and_is_in_the_account_again(stag
         await stage.broker.restore(ids[1:], actor="me", reason="x")
     await replayed(stage, ids[1:])
     assert await stage.released() == ids[1:]
+
+
+async def test_of_many_lanes_to_open_an_owner_has_a_bounded_number_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlane.brokers.embedded.consumer._OPENED_MAX", 10)
+    ids = ids_of(await stage.die(25, on_dead="park"))
+    await stage.broker.archive(ids, actor="me", reason="x")
+    for count in (10, 10, 5):
+        given = await stage.released()
+        assert len(given) == count
+        await stage.end(given, lanes=[LaneState(stage.lane_of(each)) for each in given])
+    assert await stage.released() == []
+    assert sorted(stage.given) == sorted(ids)
+
+
+async def test_lanes_to_open_are_reported_beside_replays_that_wait_for_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlane.brokers.embedded.consumer._OPENED_MAX", 2)
+    ids = ids_of(await stage.die(6, on_dead="park"))
+    await replayed(stage, ids[:4])
+    await stage.advance()
+    await stage.broker.archive(ids[4:], actor="me", reason="x")
+    assert await stage.released() == ids
 
 
 async def test_letters_of_before_a_reset_change_no_account(stage: Stage) -> None:

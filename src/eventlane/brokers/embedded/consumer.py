@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from eventlane.brokers.embedded import failures, groups, operations
 from eventlane.brokers.embedded.file import File
@@ -19,6 +19,7 @@ from eventlane.settlement import (
     Appended,
     Batch,
     Change,
+    Command,
     GroupSpec,
     LaneState,
     Lost,
@@ -30,6 +31,25 @@ from eventlane.settlement import (
 __all__ = ["EmbeddedConsumer"]
 
 _log = logging.getLogger("eventlane.embedded")
+
+_OPENED_MAX = 4_000
+"""Lanes to open that are reported before the first of them is settled: an archive has millions."""
+
+
+class _Reported:
+    """The commands of a partition, of those that were reported."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.to_open: set[int] = set()
+        """Lanes to open, not settled. Replays are not counted: they may wait for one of these, and
+        an operation bounds how many of them it releases."""
+
+    def add(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            self.last = max(self.last, command.id)
+            if command.kind == "open":
+                self.to_open.add(command.id)
 
 
 class EmbeddedConsumer:
@@ -66,10 +86,12 @@ class EmbeddedConsumer:
         self._waiter: asyncio.Future[None] | None = None
         self._owned: dict[tuple[str, int], int] = {}
         """The epoch of each partition that it owns."""
-        self._commands: dict[tuple[str, int], int] = {}
-        """For each of them the last command that was reported."""
+        self._commands: dict[tuple[str, int], _Reported] = {}
+        """The same for what operators ask of it."""
         self._newest_command = 0
         """The last one of all that was looked at."""
+        self._leaves_some = False
+        """Some were not reported, since so many have been."""
         self._others: set[str | None] = set()
         """Who owns the partitions that it does not; None: nobody does."""
         self._paused: str | None = None
@@ -155,12 +177,16 @@ class EmbeddedConsumer:
 
         await self._writer.change(settle)
         for settlement in settlements:
+            reported = self._commands.get((settlement.topic, settlement.partition))
+            if reported is not None:
+                reported.to_open.difference_update(settlement.commands)
             if settlement.pause is not None:
                 # The dispatcher has paused itself already. It must hear of a resume that came
                 # before this process looked, or it would stay paused.
                 self._paused = settlement.pause
-                with self._file.reading():
-                    self.look()
+        if self._leaves_some or any(each.pause is not None for each in settlements):
+            with self._file.reading():
+                self.look()
 
     def abandon(self) -> None:
         """See `Consumer.abandon`."""
@@ -175,7 +201,7 @@ class EmbeddedConsumer:
         if self.has_left or self.is_abandoned:
             return
         self.has_left = True
-        self._watch.watchers.discard(self)
+        self._watch.watchers.pop(self, None)
         self._wake()
         group, member = self._spec.name, self._member.id
         try:
@@ -221,11 +247,9 @@ class EmbeddedConsumer:
                 del self._owned[place], self._commands[place]
                 self._report(Lost(*place))
         newest = failures.newest_command(connection)
-        if newest > self._newest_command:
-            for place, last in self._commands.items():
-                for command in failures.commands(connection, (spec.name, *place), after=last):
-                    self._commands[place] = command.id
-                    self._report(command)
+        if newest > self._newest_command or self._leaves_some:
+            are_all = [self._report_commands(place) for place in self._commands]
+            self._leaves_some = not all(are_all)
         self._newest_command = newest
         if None in self._others:
             self.look_at_owners()
@@ -260,7 +284,7 @@ class EmbeddedConsumer:
             )
 
         acquired = await self._writer.change(join)
-        self._watch.watchers.add(self)
+        self._watch.watchers[self] = None
         with self._file.reading():
             self.look()  # A paused group has to be known before the first run.
             self._got(acquired)
@@ -295,10 +319,28 @@ class EmbeddedConsumer:
             if place in self._owned:  # It was another's for a moment.
                 self._report(Lost(*place))
             self._owned[place] = each.epoch
-            self._commands[place] = max((command.id for command in each.commands), default=0)
+            self._commands[place] = reported = _Reported()
+            reported.add(each.commands)
             self._report(each)
         self._newest_command = 0
         self.look()
+
+    def _report_commands(self, place: tuple[str, int]) -> bool:
+        """Report what is new for a partition; whether that was all."""
+        reported = self._commands[place]
+        while (count_max := _OPENED_MAX - len(reported.to_open)) > 0:
+            commands = failures.commands(
+                self._log.connection,
+                (self._spec.name, *place),
+                after=reported.last,
+                count_max=count_max,
+            )
+            reported.add(commands)
+            for command in commands:
+                self._report(command)
+            if len(commands) < count_max:
+                return True
+        return False
 
     def _report(self, change: Change) -> None:
         self._changes.append(change)

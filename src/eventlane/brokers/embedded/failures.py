@@ -10,10 +10,10 @@ from uuid import UUID
 
 import msgspec
 
-from eventlane.brokers.embedded.work import Transaction
+from eventlane.brokers.embedded.work import Transaction, in_parts
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import Record
-from eventlane.settlement import Command, LaneState, LetterChange, Parked, Settlement
+from eventlane.settlement import Command, CommandKind, LaneState, LetterChange, Parked, Settlement
 
 __all__ = [
     "LETTER",
@@ -42,7 +42,6 @@ _decode_records = msgspec.msgpack.Decoder(list[tuple[int, Record]]).decode
 decode_offsets = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 """Reads the columns `blockers` and `gaps`."""
 _NO_OFFSETS = _encode(())
-_OFFSET_MAX = (1 << 63) - 1
 _ROW_BYTES_MAX = 1 << 18
 """What one row of the parking store holds, about: a row is read as a whole."""
 
@@ -73,6 +72,7 @@ def letter_from(row: Sequence[Any], parked_followers: int = 0) -> DeadLetter:
 # --- what an owner reads ----------------------------------------------------------------------
 
 _LANE_COLUMNS = "lane, parked, head, due_ms, blockers, stops, gaps, operation"
+_LANE_SIZE = _LANE_COLUMNS.count(",") + 1
 
 
 def _lane_from(row: Sequence[Any]) -> LaneState:
@@ -105,17 +105,19 @@ def lanes_at_acquisition(
 ) -> tuple[tuple[LaneState, ...], bool]:
     """The lanes to begin with, and whether there are more."""
     found: list[LaneState] = []
-    # What stops the partition is among the closed ones, and must not be missed.
-    for condition in (
-        "due_ms IS NULL AND stops",
-        "due_ms >= 0 ORDER BY due_ms",
-        "due_ms IS NULL AND NOT stops",
-        "due_ms = -1",
+    # What stops the partition is among the closed ones, and must not be missed. The indexes are
+    # named: SQLite would rather read all lanes of the partition.
+    for index, condition in (
+        ("lane_that_stops", "due_ms IS NULL AND stops"),
+        ("lane_by_due", "due_ms >= 0 ORDER BY due_ms"),
+        ("lane_by_due", "due_ms IS NULL AND NOT stops"),
+        ("lane_by_due", "due_ms = -1"),
     ):
         found += map(
             _lane_from,
             connection.execute(
-                f"SELECT {_LANE_COLUMNS} FROM lane WHERE {_AT} AND {condition} LIMIT ?",
+                f"SELECT {_LANE_COLUMNS} FROM lane INDEXED BY {index} "
+                f"WHERE {_AT} AND {condition} LIMIT ?",
                 (*place, count_max + 1 - len(found)),
             ),
         )
@@ -141,33 +143,43 @@ def due_lanes(connection: sqlite3.Connection, place: Place, count_max: int) -> l
     return [_lane_from(row) for row in rows]
 
 
-def commands(connection: sqlite3.Connection, place: Place, *, after: int) -> Iterator[Command]:
+# LEFT JOINs: for most letters there is no row in `attempts`, and for some none in `lane`.
+_COMMANDS = f"""
+SELECT command.id, command.kind, command.operation, attempts.attempts,
+    {", ".join(f"lane.{name}" for name in _LANE_COLUMNS.split(", "))}, {LETTER_COLUMNS}
+FROM command JOIN letter ON letter.id = command.letter
+JOIN envelope ON envelope.number = letter.number
+LEFT JOIN lane ON lane.consumer_group = command.consumer_group
+    AND lane.topic = command.topic AND lane.partition = command.partition
+    AND lane.lane = letter.lane
+LEFT JOIN attempts ON attempts.consumer_group = command.consumer_group
+    AND attempts.topic = command.topic AND attempts.partition = command.partition
+    AND attempts.offset = letter.offset
+WHERE command.consumer_group = ? AND command.topic = ? AND command.partition = ? AND command.id > ?
+ORDER BY command.id LIMIT ?
+"""
+
+
+def commands(
+    connection: sqlite3.Connection, place: Place, *, after: int, count_max: int
+) -> list[Command]:
     """What operators ask of a partition's owner, the oldest first, with ids above `after`."""
-    rows = connection.execute(
-        f"SELECT command.id, command.kind, command.operation, letter.offset, letter.lane, "
-        f"{LETTER_COLUMNS} FROM command JOIN letter ON letter.id = command.letter "
-        "JOIN envelope ON envelope.number = letter.number "
-        "WHERE command.consumer_group = ? AND command.topic = ? AND command.partition = ? "
-        "AND command.id > ? ORDER BY command.id",
-        (*place, after),
-    ).fetchall()
-    for command_id, kind, operation, offset, lane, *letter in rows:
-        states = lanes(connection, place, [lane])
-        yield Command(
-            id=command_id,
-            kind=kind,
-            letter=letter_from(letter),
-            operation=operation,
-            attempts=_attempts_of(connection, place, offset),
-            lane=states[0] if states else None,
-        )
+    rows = connection.execute(_COMMANDS, (*place, after, count_max)).fetchall()
+    return [_command_from(*row) for row in rows]
 
 
-def _attempts_of(connection: sqlite3.Connection, place: Place, offset: int) -> Attempts | None:
-    row = connection.execute(
-        f"SELECT attempts FROM attempts WHERE {_AT} AND offset = ?", (*place, offset)
-    ).fetchone()
-    return None if row is None else _decode_attempts(row[0])
+def _command_from(
+    command_id: int, kind: CommandKind, operation: int | None, attempts: str | None, *row: Any
+) -> Command:
+    lane, letter = row[:_LANE_SIZE], row[_LANE_SIZE:]
+    return Command(
+        id=command_id,
+        kind=kind,
+        letter=letter_from(letter),
+        operation=operation,
+        attempts=None if attempts is None else _decode_attempts(attempts),
+        lane=None if lane[0] is None else _lane_from(lane),
+    )
 
 
 def newest_command(connection: sqlite3.Connection) -> int:
@@ -193,7 +205,8 @@ def parked(
     attempts = {
         each.offset: each
         for (text,) in connection.execute(
-            f"SELECT attempts FROM attempts WHERE {_AT} AND lane = ?", (*place, lane)
+            f"SELECT attempts FROM attempts INDEXED BY attempts_by_lane WHERE {_AT} AND lane = ?",
+            (*place, lane),
         )
         for each in (_decode_attempts(text),)
     }
@@ -216,10 +229,7 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
             ],
         )
     if settlement.cleared:
-        many(
-            f"DELETE FROM attempts WHERE {_AT} AND offset = ?",
-            [(*place, offset) for offset in settlement.cleared],
-        )
+        _delete(transaction, f"attempts WHERE {_AT} AND offset", settlement.cleared, place)
     if settlement.parked:
         many(
             "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -229,10 +239,17 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
         _write_lanes(transaction, place, settlement.lanes)
     if settlement.dead:
         _bury(transaction, settlement.dead, now_ms)
-    for change in settlement.letters:
-        _change_letter(transaction, change, now_ms)
+    if settlement.letters:
+        _change_letters(transaction, settlement.letters, now_ms)
     if settlement.commands:
-        many("DELETE FROM command WHERE id = ?", [(command,) for command in settlement.commands])
+        _delete(transaction, "command WHERE id", settlement.commands)
+
+
+def _delete(
+    transaction: Transaction, of: str, values: Sequence[object], others: Sequence[object] = ()
+) -> None:
+    for marks, part in in_parts(values):
+        transaction.execute(f"DELETE FROM {of} IN ({marks})", (*others, *part))
 
 
 def _parked_rows(
@@ -258,11 +275,12 @@ def _parked_rows(
 def _write_lanes(transaction: Transaction, place: Place, states: Sequence[LaneState]) -> None:
     transaction.executemany(
         f"DELETE FROM parked WHERE {_AT} AND lane = ? AND last_offset < ?",
-        [(*place, state.lane, state.head if state.parked else _OFFSET_MAX) for state in states],
+        [(*place, state.lane, state.head) for state in states if state.parked],
     )
-    gone = [(*place, state.lane) for state in states if state.is_free and not state.gaps]
-    if gone:
-        transaction.executemany(f"DELETE FROM lane WHERE {_AT} AND lane = ?", gone)
+    emptied = [state.lane for state in states if not state.parked]
+    _delete(transaction, f"parked WHERE {_AT} AND lane", emptied, place)
+    gone = [state.lane for state in states if state.is_free and not state.gaps]
+    _delete(transaction, f"lane WHERE {_AT} AND lane", gone, place)
     kept = [
         (
             *place,
@@ -340,28 +358,30 @@ def _letter_row(letter: DeadLetter, now_ms: int) -> tuple[object, ...]:
     )
 
 
-def _change_letter(transaction: Transaction, change: LetterChange, now_ms: int) -> None:
-    transaction.execute(
-        "UPDATE letter SET state = ?, version = version + 1, replay_count = replay_count + ? "
+def _change_letters(transaction: Transaction, changes: Sequence[LetterChange], now_ms: int) -> None:
+    alike: dict[tuple[str, bool], list[bytes]] = {}
+    for change in changes:
+        alike.setdefault((change.state, change.outcome == "dead"), []).append(change.id.bytes)
+    for states, ids in alike.items():
+        for marks, part in in_parts(ids):
+            transaction.execute(
+                "UPDATE letter SET state = ?, version = version + 1, "
+                f"replay_count = replay_count + ? WHERE id IN ({marks})",
+                (*states, *part),
+            )
+    failed = [change.failed for change in changes if change.failed is not None]
+    if not failed:
+        return
+    # How it blocks its lane stays as it was when it died first, whatever the policy says now.
+    transaction.executemany(
+        "UPDATE letter SET error_class = ?, fingerprint = ?, app_version = ?, dead_ms = ? "
         "WHERE id = ?",
-        (change.state, change.outcome == "dead", change.id.bytes),
+        [
+            (each.error_class, each.fingerprint, each.app_version, now_ms, each.id.bytes)
+            for each in failed
+        ],
     )
-    failed = change.failed
-    if failed is not None:
-        # How it blocks its lane stays as it was when it died first, whatever the policy says now.
-        transaction.execute(
-            "UPDATE letter SET error_class = ?, fingerprint = ?, app_version = ?, dead_ms = ? "
-            "WHERE id = ?",
-            (
-                failed.error_class,
-                failed.fingerprint,
-                failed.app_version,
-                now_ms,
-                change.id.bytes,
-            ),
-        )
-        transaction.execute(
-            "UPDATE envelope SET letter = ? WHERE number = "
-            "(SELECT number FROM letter WHERE id = ?)",
-            (_encode_json(failed).decode(), change.id.bytes),
-        )
+    transaction.executemany(
+        "UPDATE envelope SET letter = ? WHERE number = (SELECT number FROM letter WHERE id = ?)",
+        [(_encode_json(each).decode(), each.id.bytes) for each in failed],
+    )

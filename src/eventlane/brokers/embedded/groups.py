@@ -13,7 +13,7 @@ import msgspec
 from eventlane.brokers.embedded import failures, operations
 from eventlane.brokers.embedded.log import LogTopic, end_of, start_of
 from eventlane.brokers.embedded.members import Members
-from eventlane.brokers.embedded.work import Transaction
+from eventlane.brokers.embedded.work import Transaction, in_parts
 from eventlane.config import Limits
 from eventlane.errors import ConfigError, Fenced, StorageError
 from eventlane.settlement import Acquired, GroupSpec, LetterChange, Settlement
@@ -37,6 +37,8 @@ __all__ = [
 _encode = msgspec.msgpack.Encoder().encode
 _IN_FLIGHT_MAX = 1_000
 """Of lanes that are due, and of replays, no more than this can have been in flight."""
+_COMMANDS_MAX = 4_000
+"""With which a partition is acquired; the others are reported afterwards."""
 decode_runs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
 """Reads the column `settled`."""
 decode_suspects = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], ...]).decode
@@ -195,7 +197,7 @@ def _acquired(
         settled=decode_runs(settled),
         attempts=failures.stored_attempts(connection, place, watermark),
         lanes=lanes,
-        commands=tuple(failures.commands(connection, place, after=0)),
+        commands=tuple(failures.commands(connection, place, after=0, count_max=_COMMANDS_MAX)),
         suspects=decode_suspects(suspects),
         has_more_lanes=has_more,
     )
@@ -327,21 +329,18 @@ def _resolved(
     connection: sqlite3.Connection, changes: Sequence[LetterChange]
 ) -> tuple[int, int, int]:
     """How many letters of the account are resolved: done, skipped, or edited before."""
+    outcomes = {each.id.bytes: each.outcome for each in changes if each.state == "resolved"}
     done = skipped = edited = 0
-    for change in changes:
-        if change.state != "resolved":
-            continue
-        counted, edited_from = connection.execute(
-            "SELECT counted, edited_from FROM letter WHERE id = ?", (change.id.bytes,)
-        ).fetchone()
-        if not counted:
-            continue
-        if edited_from is not None:
-            edited += 1
-        elif change.outcome == "done":
-            done += 1
-        else:
-            skipped += 1
+    for marks, part in in_parts(list(outcomes)):
+        for letter, edited_from in connection.execute(
+            f"SELECT id, edited_from FROM letter WHERE counted AND id IN ({marks})", part
+        ):
+            if edited_from is not None:
+                edited += 1
+            elif outcomes[letter] == "done":
+                done += 1
+            else:
+                skipped += 1
     return done, skipped, edited
 
 

@@ -34,7 +34,8 @@ __all__ = ["advance", "any_running", "go_on", "note"]
 def any_running(connection: sqlite3.Connection, group: str) -> bool:
     """Whether `advance` may have something to do; cheap."""
     row = connection.execute(
-        "SELECT 1 FROM operation JOIN operation_part ON operation_part.operation = operation.id "
+        "SELECT 1 FROM operation INDEXED BY operation_not_ended "
+        "CROSS JOIN operation_part ON operation_part.operation = operation.id "
         "WHERE operation.ended_ms IS NULL AND state != 'paused' AND consumer_group = ? "
         "AND NOT is_over LIMIT 1",
         (group,),

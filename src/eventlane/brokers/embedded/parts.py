@@ -64,7 +64,8 @@ class Part(NamedTuple):
 _PART = """
 SELECT operation_part.id, operation, consumer_group, kind, state, allow_gap, replays_max,
     rate_per_s, canary, pause_above, pacing, pending, released, actor, reason
-FROM operation JOIN operation_part ON operation_part.operation = operation.id
+FROM operation INDEXED BY operation_not_ended
+CROSS JOIN operation_part ON operation_part.operation = operation.id
 WHERE operation.ended_ms IS NULL AND NOT is_over
 """
 

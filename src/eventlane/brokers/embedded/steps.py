@@ -217,7 +217,8 @@ _WITH_LANE = _PENDING.format(
 def _pending(transaction: Transaction, part: Part, count_max: int) -> list[_Pending]:
     """The next letters in the order of the log; what they cost only where it matters."""
     has_failed = transaction.execute(
-        "SELECT EXISTS (SELECT 1 FROM operation_letter WHERE part = ? AND state = 'failed')",
+        "SELECT EXISTS (SELECT 1 FROM operation_letter INDEXED BY operation_letter_failed "
+        "WHERE part = ? AND state = 'failed')",
         (part.id,),
     ).fetchone()[0]
     has_pace = part.pace.canary or part.pace.rate_per_s is not None

@@ -6,7 +6,7 @@ which is anything else. Who waits for an item has a future.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 from zlib import crc32
@@ -15,7 +15,17 @@ from eventlane.brokers.embedded.log import LogTopic, LogWriter, Row, rows
 from eventlane.errors import StorageError
 from eventlane.message import Position, Record
 
-__all__ = ["Append", "Change", "Item", "Publish", "Stretch", "Transaction", "Work", "fail"]
+__all__ = [
+    "Append",
+    "Change",
+    "Item",
+    "Publish",
+    "Stretch",
+    "Transaction",
+    "Work",
+    "fail",
+    "in_parts",
+]
 
 Publish = tuple[LogTopic, Record, "asyncio.Future[Position]"]
 
@@ -74,6 +84,23 @@ class Transaction:
                 partitions.append(partition)
         self.topics.add(topic.name)
         return partitions
+
+
+_SIZES = (512, 32, 1)
+
+
+def in_parts(values: Sequence[object]) -> Iterator[tuple[str, Sequence[object]]]:
+    """Values in parts, each with its marks for an `IN (...)`.
+
+    There are few sizes, so that each statement is prepared once. One statement for many rows lets
+    the event loop's thread go on meanwhile; one for each row would wait for that thread each time.
+    """
+    start = 0
+    for size in _SIZES:
+        marks = ", ".join("?" * size)
+        while len(values) - start >= size:
+            yield marks, values[start : start + size]
+            start += size
 
 
 class Stretch:
