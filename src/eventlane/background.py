@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
+from eventlane.errors import EventlaneError, HandlerStuck
+
 __all__ = ["LoopThread", "Submissions", "cancelling_group", "stop_on_signals"]
 
 log = logging.getLogger("eventlane")
@@ -93,14 +95,22 @@ class Submissions:
 
 @asynccontextmanager
 async def cancelling_group() -> AsyncGenerator[asyncio.TaskGroup]:
-    """A task group whose single failure is raised as itself and not as a group of one."""
+    """A task group that raises a failure as itself; of several one, and the others are logged."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
     except BaseExceptionGroup as failures:
-        if len(failures.exceptions) == 1:
-            raise failures.exceptions[0] from None
-        raise
+        first, *others = sorted(failures.exceptions, key=_severity)
+        for each in others:
+            log.error("another group failed, too: %s", each, exc_info=each)
+        raise first from None
+
+
+def _severity(error: BaseException) -> int:
+    """What is no failure of a group comes first; then what only the end of the process ends."""
+    if not isinstance(error, EventlaneError):
+        return 0
+    return 1 if isinstance(error, HandlerStuck) else 2
 
 
 @contextmanager

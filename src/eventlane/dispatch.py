@@ -304,7 +304,7 @@ class Dispatcher:
         lanes = self._partitions.pop((topic, partition), None)
         if lanes is None:
             return
-        log.warning("group %s: lost %s[%d] to another process", self.plan.name, topic, partition)
+        log.warning("group %s: %s[%d] is no longer owned here", self.plan.name, topic, partition)
         self._fill_ring()
         self._feeder.hungry.discard(lanes)
         self._done_before += lanes.done_so_far

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Protocol
 
 from eventlane.conclude import Concluder
@@ -45,19 +45,33 @@ class Quarantine:
         self.groups: list[Stoppable] = []
         """All groups of the process."""
         self._one_at_a_time = asyncio.Lock()
+        """In the whole process."""
+        self._alone: set[Stoppable] = set()
+        """Groups in which something runs alone, or is about to."""
+        self._ended = asyncio.Event()
 
     @asynccontextmanager
     async def alone(self, group: Stoppable, *, in_process: bool) -> AsyncGenerator[None]:
-        """Nothing else runs in the group, or in the whole process, in the meantime."""
-        async with self._one_at_a_time:
+        """Nothing else runs in the group, or in the whole process, in the meantime.
+
+        It is entered only while the group may start runs.
+        """
+        async with self._one_at_a_time if in_process else nullcontext():
             held = list(self.groups) if in_process else [group]
             for each in held:
                 each.hold()
             try:
+                # No other one is added meanwhile: their groups are held.
+                while in_process and self._alone:
+                    self._ended.clear()
+                    await self._ended.wait()
+                self._alone.add(group)
                 for each in held:
                     await each.rest()
                 yield
             finally:
+                self._alone.discard(group)
+                self._ended.set()
                 for each in held:
                     each.unhold()
 

@@ -26,7 +26,6 @@ from eventlane import (
 )
 from eventlane.clock import yield_to_loop
 from eventlane.outcome import LaneOnDead, Outcome
-from eventlane.retry import matches
 from eventlane.testing.checker import check
 from eventlane.testing.clock import ManualClock
 from eventlane.testing.history import Died, Ended, LetterChanged, Operation, Published, Started
@@ -95,9 +94,7 @@ class Run:
             try:
                 async with self.app() as app:
                     return await do(app)
-            except (StorageError, ExceptionGroup) as error:  # several groups may fail at once
-                if not matches(error, StorageError):
-                    raise
+            except StorageError:
                 self.history.append(Died(process=self._process))
         raise AssertionError(f"expected that it succeeds, tried {TIMES_MAX} times")
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from eventlane.brokers import connect
 from eventlane.config import Limits
-from eventlane.errors import Conflict, NotFound, Refused
+from eventlane.errors import Conflict, NotFound, Refused, StorageError
 from eventlane.failure import DeadLetter
 from eventlane.message import EVENT_TYPE, Record, encode_headers, event_ids, headers_of
 from eventlane.query import query_of
@@ -587,6 +589,23 @@ async def test_lanes_to_open_are_reported_beside_replays_that_wait_for_them(
     await stage.advance()
     await stage.broker.archive(ids[4:], actor="me", reason="x")
     assert await stage.released() == ids
+
+
+async def test_an_archive_that_a_full_disk_ends_half_way_is_carried_out_by_the_owner(
+    stage: Stage, tmp_path: Path
+) -> None:
+    await stage.die(1_100)
+    with closing(sqlite3.connect(tmp_path / "eventlane.db", isolation_level=None)) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON letter WHEN new.number > 1000 "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+        with pytest.raises(StorageError, match=r"operation 1 is written and will be carried out"):
+            await stage.broker.archive(query_of("exc:Boom"), actor="me", reason="x")
+        other.execute("DROP TRIGGER full")
+    assert ((await stage.status(1)).state, (await stage.status(1)).changed) == ("running", 1_000)
+    await stage.advance()
+    assert ((await stage.status(1)).state, (await stage.status(1)).changed) == ("done", 1_100)
 
 
 async def test_letters_of_before_a_reset_change_no_account(stage: Stage) -> None:

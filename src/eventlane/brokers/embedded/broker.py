@@ -267,8 +267,16 @@ class EmbeddedBroker:
     async def _go_on(self, operation: int) -> None:
         """Take the steps of an operation that need no owner; members take them, too."""
         now_ms = self._clock.now_ms()
-        while await self._writer.change(lambda change: operations.go_on(change, operation, now_ms)):
-            pass
+        try:
+            while await self._writer.change(
+                lambda change: operations.go_on(change, operation, now_ms)
+            ):
+                pass
+        except StorageError as error:
+            raise StorageError(
+                f"operation {operation} is written and will be carried out, but not by this call: "
+                f"{error}. Whoever handles its group goes on with it."
+            ) from error
 
     async def edit(
         self, letter: UUID, record: Record, *, diff: str, actor: str, reason: str

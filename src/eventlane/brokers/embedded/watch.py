@@ -98,6 +98,8 @@ class Watch:
                     watcher.look()
         except sqlite3.Error as error:
             self._fail(storage_error(error, self._file.path))
+        except OSError:
+            _log.exception("cannot look for what other processes did, trying again")
 
     def close(self) -> None:
         """Look no more; who waits is told that the broker is closed."""
