@@ -102,7 +102,7 @@ async def cancelling_group() -> AsyncGenerator[asyncio.TaskGroup]:
     except BaseExceptionGroup as failures:
         first, *others = sorted(failures.exceptions, key=_severity)
         for each in others:
-            log.error("another group failed, too: %s", each, exc_info=each)
+            log.exception("another group failed, too: %s", each, exc_info=each)
         raise first from None
 
 
