@@ -64,6 +64,12 @@ PROOFS = (
         _tests("tests/property/test_lanes.py"),
         {"LANES_EXAMPLES": "20000"},
     ),
+    Proof(
+        "simulation",
+        "simulated histories, from a seed each; and whether they find the code wrong when it is",
+        _tests("tests/simulation"),
+        {"SIM_HISTORIES": "10000", "SIM_MUTATIONS": "all"},
+    ),
     *(
         Proof(
             f"overtake-{seed}",

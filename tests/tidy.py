@@ -34,7 +34,7 @@ from tests.sources import (
 # A module imports from lower levels, or from its own level where that makes no cycle. A name
 # stands for the module or for everything in that package; the longest one that fits counts.
 LEVELS = (
-    ("errors", "clock"),
+    ("errors", "clock", "wording"),
     ("message", "outcome"),
     (
         *("account", "breaker", "broker", "budget", "config", "directory", "event", "failure"),
@@ -50,7 +50,7 @@ LEVELS = (
         *("background", "editing", "handling", "idle", "inspecting", "lifecycle", "operating"),
         *("operation", "publishing", "reading", "topics"),
     ),
-    ("app", "testing", "worker"),
+    ("app", "health", "supervisor", "testing", "vitals", "worker"),
     ("",),  # eventlane itself: the public surface
     ("__main__", "cli", "console"),
 )
@@ -63,10 +63,13 @@ PUBLIC_API = ("eventlane", "eventlane.testing")
 PUBLIC_API_ONLY = {
     "examples/": PUBLIC_API,
     "src/eventlane/console/": (*PUBLIC_API, "eventlane.console"),
-    # `eventlane console` starts the console, `eventlane prove overtake` goes through the ordeal.
+    # `eventlane console` starts the console, `eventlane prove overtake` goes through the ordeal,
+    # `eventlane run` supervises workers.
     "src/eventlane/cli/": (
         *(*PUBLIC_API, "eventlane.cli", "eventlane.console"),
+        *("eventlane.health", "eventlane.supervisor", "eventlane.worker"),
         *("eventlane.testing.checker", "eventlane.testing.overtaking"),
+        "eventlane.wording",  # what is mistyped is answered as the API answers it
     ),
 }
 
@@ -126,6 +129,7 @@ BANS = (
 
 # Where everything may be caught: the file, how often, and why.
 CATCH_ALL = {
+    "src/eventlane/cli/loading.py": (1, "a user's module may raise anything: it is told where"),
     "src/eventlane/dispatch.py": (
         2,
         "a handler's exception becomes an outcome here, and for lists below (one, decoding)",
@@ -137,6 +141,10 @@ CATCH_ALL = {
         "an object's own __repr__ may raise, and must not end a group",
     ),
     "src/eventlane/background.py": (1, "handed to the thread that waits, which raises it"),
+    "src/eventlane/testing/simulation/loop.py": (
+        2,
+        "what a thread raises is handed to who waits for it; a dead process is taken apart",
+    ),
     "src/eventlane/brokers/embedded/writer.py": (
         2,
         "the thread must outlive what a caller's change raises: it is handed to the caller",

@@ -158,7 +158,8 @@ class Concluder:
             if dependency.matches(error):
                 lanes: Lanes = delivery.origin.lanes
                 guard = self._guards[dependency.name]
-                if guard.breaker.is_closed:
+                if not guard.breaker.is_open:
+                    # Nothing else need run that would let it go on.
                     delivery.trouble = delivery.trouble or Trouble()
                     delivery.trouble.uncharged += 1
                     wait_s = min(

@@ -82,11 +82,11 @@ class Dispatcher:
         self._clock = clock
         self._limits = limits
         self._loop, self._monotonic = asyncio.get_running_loop(), loop_time()
-        self._partitions: dict[tuple[str, int], Lanes] = {}
+        self.partitions = self._partitions = dict[tuple[str, int], Lanes]()
         self._ring: deque[Lanes] = deque()
         """Partitions that workers take from, the current one first; empty while there is a reason
         to start nothing, or to start only some: see `_take_one`."""
-        self._paused: str | None = None
+        self.paused: str | None = None
         self._stopping = False
         self._holds = 0
         """How many want it to start nothing, so that something runs alone."""
@@ -133,7 +133,7 @@ class Dispatcher:
             started=self._started,
             note=self._note,
         )
-        self._settler = Settler(
+        self.settler = self._settler = Settler(
             plan.name,
             consumer,
             self._partitions,
@@ -210,12 +210,14 @@ class Dispatcher:
         # Not before: a settlement that is cancelled is lost, and a later one would pass it over.
         settle.cancel()
         await asyncio.gather(settle, return_exceptions=True)
+        for each in self._partitions.values():
+            each.forget()
         await self._consumer.leave()
 
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, nothing is to be written, and nothing that may run is left."""
-        may_start = self._paused is None and self._admission.has_place
+        may_start = self.paused is None and self._admission.has_place
         return not (
             self._workers.in_flight
             or self._settler.is_writing
@@ -230,7 +232,7 @@ class Dispatcher:
     @property
     def next_due_ms(self) -> int | None:
         """When something happens by itself next; None if nothing does, or while it is paused."""
-        if self._paused is not None:
+        if self.paused is not None:
             return None
         partitions = self._partitions.values()
         due: list[int | None] = [lanes.next_due_ms for lanes in partitions]
@@ -286,13 +288,8 @@ class Dispatcher:
         origin = Origin(
             change.topic, change.partition, self.plan.name, self._state, self._serialise, None, {}
         )
-        lanes = Lanes(
-            origin,
-            change,
-            ordering=self.plan.ordering,
-            limits=self._limits,
-            now_ms=self._clock.now_ms(),
-        )
+        ordering, now_ms = self.plan.ordering, self._clock.now_ms()
+        lanes = Lanes(origin, change, ordering=ordering, limits=self._limits, now_ms=now_ms)
         origin.lanes = lanes
         origin.handler_of = partial(self._routes.handler_of, change.topic)
         self._partitions[change.topic, change.partition] = lanes
@@ -313,14 +310,15 @@ class Dispatcher:
             if isinstance(running, Context) and running.origin.lanes is lanes:
                 worker.cancel()
         self._lists.forget(lanes)
+        lanes.forget()
         self._moved()
 
     def _pause(self, reason: str | None) -> None:
-        if reason is not None:
+        if reason is not None and reason != self.paused:
             log.warning("group %s is paused: %s", self.plan.name, reason)
-        elif self._paused is not None:
+        elif reason is None and self.paused is not None:
             log.warning("group %s goes on", self.plan.name)
-        self._paused = reason
+        self.paused = reason
         self._fill_ring()
         if reason is None:
             for lanes in self._partitions.values():
@@ -336,7 +334,7 @@ class Dispatcher:
     @property
     def may_start(self) -> bool:
         """See `Stoppable.may_start`."""
-        return self._paused is None and not self._stopping and not self._holds
+        return self.paused is None and not self._stopping and not self._holds
 
     def _take_elsewhere(self) -> Delivery | None:
         """The next delivery that may run of the other partitions."""
@@ -449,10 +447,12 @@ class Dispatcher:
                     raise
                 why = worker.why_cancelled(error)
                 concluder.failed(worker, delivery, route.subscription, why, started)
+                self._note(lanes)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # no handler may end the process, or its group
                 concluder.failed(worker, delivery, route.subscription, error, started)
+                self._note(lanes)  # It may wait for a moment at which nothing is settled.
             else:
                 if outcome is None:
                     lanes.done(delivery)
@@ -593,8 +593,5 @@ class Dispatcher:
 
 
 def _elsewhere(commands: list[Command], topic: str, partition: int) -> list[Command]:
-    return [
-        each
-        for each in commands
-        if (each.letter.topic, each.letter.partition) != (topic, partition)
-    ]
+    place = topic, partition
+    return [each for each in commands if (each.letter.topic, each.letter.partition) != place]

@@ -83,7 +83,8 @@ class Guard:
                 self.name,
                 self.breaker.why,
             )
-            self._tell()
+        if not self.breaker.is_closed:
+            self._tell()  # There may be a place again, though it has failed.
         self._watch()
 
     def _watch(self) -> None:

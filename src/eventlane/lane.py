@@ -43,6 +43,8 @@ class Lane:
     """Events of the log that wait in memory."""
     operation: int | None = None
     """The replay that released what is parked."""
+    failed_in: int | None = None
+    """The operation in which a replay of it died again."""
 
     def take_in(self, state: LaneState) -> None:
         """Take over what is stored of it."""

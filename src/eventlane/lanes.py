@@ -193,8 +193,13 @@ class Lanes(Schedule):
                 letter=letter, command=command.id, operation=command.operation, late=late
             )
             self._restore(delivery, command.attempts)
-            lane.replays.append(delivery)
-            lane.replays.sort(key=lambda each: each.offset)
+            same = lane.failed_in is not None and lane.failed_in == command.operation
+            if command.behind or same:
+                # It was released before it was durable that an earlier one had died again.
+                self._return_replay(lane, delivery, letter)
+            else:
+                lane.replays.append(delivery)
+                lane.replays.sort(key=lambda each: each.offset)
         self._advance(lane)
 
     # --- what to write ----------------------------------------------------------------------
@@ -373,19 +378,22 @@ class Lanes(Schedule):
         assert failed.trouble is not None
         assert failed.trouble.letter is not None
         blocks, operation = failed.trouble.letter.blocks_lane, failed.trouble.operation
+        lane.failed_in = operation
         kept: list[Delivery] = []
         for later in lane.replays:
             trouble = later.trouble
             assert trouble is not None
             assert trouble.letter is not None
             if blocks or trouble.operation == operation:
-                self.ledger.letters.append(
-                    LetterChange(trouble.letter.id, later.offset, lane.key, "open", "returned")
-                )
-                self._end_replay(later)
+                self._return_replay(lane, later, trouble.letter)
             else:
                 kept.append(later)
         lane.replays = kept
+
+    def _return_replay(self, lane: Lane, later: Delivery, letter: DeadLetter) -> None:
+        change = LetterChange(letter.id, later.offset, lane.key, "open", "returned")
+        self.ledger.letters.append(change)
+        self._end_replay(later)
 
     def _unblock(self, lane: Lane, offset: int) -> None:
         lane.blockers = tuple(each for each in lane.blockers if each != offset)

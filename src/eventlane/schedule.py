@@ -5,7 +5,7 @@ The invariants are there. This part decides; what becomes of runs is told to the
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Literal
 
@@ -23,6 +23,10 @@ __all__ = ["Schedule"]
 
 _AGAIN_MS = 60_000
 """When something is tried again that is parked while what it depends on is out."""
+
+
+def _nothing() -> None:
+    """What there is to take after `forget`."""
 
 
 class Schedule:
@@ -105,7 +109,7 @@ class Schedule:
         self._ahead = AHEAD_MIN
         self._promised = self._frontier = acquired.watermark + AHEAD_MIN
         """The first offset that may not be taken yet: nobody would suspect it, see `promise`."""
-        self.take = self._deliveries().__next__
+        self.take: Callable[[], Delivery | None] = self._deliveries().__next__
         """The next delivery that may run now, which counts as running from then on; or None."""
         for state in acquired.lanes:
             if state.stops:
@@ -212,6 +216,21 @@ class Schedule:
         for lane in lanes:
             if self.directory.is_current(lane):
                 self._advance(lane)
+
+    def forget(self) -> None:
+        """Give nothing more to handlers, and let go of what waits.
+
+        Deliveries refer back to here, and the cycle collector does not look into them.
+        """
+        self.take = _nothing
+        self.ready.clear()
+        self.lone.clear()
+        self.span.untaken.clear()
+        for lane in self.closed.values():
+            if lane is not None:
+                lane.replays.clear()
+                lane.drained.clear()
+                lane.queue.clear()
 
     def relieve(self) -> None:
         """Park what is held furthest back, so that the watermark can pass it.

@@ -136,6 +136,8 @@ class Command(msgspec.Struct, frozen=True):
     """Of the replay, where it has failed already."""
     lane: LaneState | None = None
     """What is stored of the letter's lane."""
+    behind: bool = False
+    """An earlier one of its lane has died again in the same operation: it is not to run."""
 
 
 class Paused(msgspec.Struct, frozen=True):

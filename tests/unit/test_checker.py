@@ -219,7 +219,7 @@ CASES: dict[str, Case] = {
     ),
     "a later event starts though an earlier one is parked": (
         Kind.OVERTAKE,
-        [acquired(), *ran(0, "failed"), PARK_TWO, letter_is(0, "archived"), *ran(2)],
+        [acquired(), *ran(0, "failed"), PARK_TWO, letter_is(0, "archived"), *ran(2), *ran(1)],
         [acquired(), *ran(0, "failed"), PARK_TWO, letter_is(0, "archived"), *ran(1), *ran(2)],
     ),
     "after a crash a lane is not run from where it was durable": (
@@ -276,6 +276,16 @@ CASES: dict[str, Case] = {
         Kind.RUN_AGAIN,
         [acquired(), *ran(0), settled(1, done=1), acquired("q", 2, 1), *ran(0, process="q")],
         [acquired(), *ran(0), acquired("q", 2, 0), settled(1, done=1), *ran(1, process="q")],
+    ),
+    "an owner that has lost its partition and has it again runs what was durable": (
+        Kind.RUN_AGAIN,
+        [acquired(), *ran(0), settled(1, done=1), acquired("p", 2, 1), *ran(0, epoch=2)],
+        [acquired(), *ran(0), settled(1, done=1), acquired("p", 2, 1), *ran(0, epoch=1)],
+    ),
+    "who was frozen is charged to an event that was not to run alone": (
+        Kind.BYSTANDER_CHARGED,
+        [acquired(), settled(0), acquired("q", 2, crashes=((0, 1),)), Died(process="x")],
+        [acquired(), settled(0, alone=0), acquired("q", 2, crashes=((0, 1),)), Died(process="x")],
     ),
     "a replay runs in another group": (
         Kind.CROSS_GROUP_LEAK,
@@ -1039,10 +1049,10 @@ def test_the_report_says_what_is_wrong_where_and_what_was_checked() -> None:
     assert anomaly.operations == (started(1), started(0, attempt=2))
     first, checked, unchecked, last = str(verdict).splitlines()
     assert first == (
-        "overtake: g, t/0, offset 0, key b'a': it had no outcome when attempt 1 in p of offset 1 "
+        "overtake: g, t/0, offset 0, key 'a': it had no outcome when attempt 1 in p of offset 1 "
         "of its lane started"
     )
-    assert "overtake 3" in checked
+    assert "overtake 1 of 3" in checked
     assert "watermark going down" in unchecked
     assert last == "NOT CLEAN: 1 anomaly (overtake 1)"
 

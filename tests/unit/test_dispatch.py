@@ -124,7 +124,7 @@ async def test_a_url_that_is_not_served_is_refused_with_what_is(
         ),
         (
             lambda: App(MEMORY).subscribe(Ordered, group="a.b")(handle),
-            ("without dots", "'a.b'"),
+            ("A-Z a-z 0-9 _ -", "'a.b'"),
         ),
         (
             lambda: App(MEMORY).subscribe(Ordered, group="g", ordering="keys")(handle),  # type: ignore[call-overload]  # on purpose
@@ -134,6 +134,10 @@ async def test_a_url_that_is_not_served_is_refused_with_what_is(
         (lambda: Retry(attempts=0), ("Retry(attempts=0)", "1 or more")),
         (lambda: RetryLater(-0.5), ("RetryLater(delay_s=-0.5)", "0 or more", "in the past")),
         (lambda: Limits(span_max=0), ("Limits(span_max=0)", "greater than 0", "10000")),
+        (
+            lambda: Limits(settle_interval_s=100),
+            ("Limits(settle_interval_s=100, lease_s=10.0)", "far below lease_s"),
+        ),
         (lambda: Retry(rules=((ValueError, 3),)), ("expected pairs", "Dead()")),  # type: ignore[arg-type]  # on purpose
         (lambda: App(MEMORY, partitions=0), ("App(partitions=0)", "1 or more")),
     ],

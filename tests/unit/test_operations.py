@@ -286,6 +286,20 @@ async def test_several_members_release_no_letter_twice(stage: Stage, tmp_path: P
     await other.aclose()
 
 
+async def test_a_released_letter_is_known_to_be_behind_an_earlier_one_that_died(
+    stage: Stage,
+) -> None:
+    first, second, other = ids_of(await stage.die(3, key=lambda number: "aab"[number]))
+    await replayed(stage, [first, second, other])
+    assert await stage.released() == [first, second, other]
+    await stage.end([first], "dead")
+    await stage.consumer.leave()
+    stage.own.clear()
+    await stage.join()
+    behind = {each: stage.commands[each].behind for each in (second, other)}
+    assert behind == {second: True, other: False}
+
+
 # --- stopping ---------------------------------------------------------------------------------
 
 
@@ -423,7 +437,7 @@ async def test_if_one_dies_again_the_later_ones_of_its_lane_are_open_again(stage
 async def test_letters_that_come_later_than_the_failure_of_their_lane_are_not_released(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventlane.brokers.embedded.selection._STEP_LETTERS", 2)
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 2)
     ids = ids_of(await stage.die(6, key=lambda number: "aab"[number % 3]))
     operation = await replayed(stage, ids, pace=CANARY)
     await stage.end(await stage.released(), "dead")
@@ -431,6 +445,17 @@ async def test_letters_that_come_later_than_the_failure_of_their_lane_are_not_re
         pass
     assert await stage.released() == [ids[2], ids[5]]
     assert (await stage.status(operation)).returned == 3
+
+
+async def test_a_reset_leaves_nothing_of_an_operation_to_be_done(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 2)
+    operation = await replayed(stage, ids_of(await stage.die(6)), pace=CANARY)
+    await stage.broker.reset(GROUP, "now", actor="me", reason="x", dry_run=False)
+    status = await stage.status(operation)
+    assert status.has_ended
+    assert (status.total, status.pending, status.returned) == (6, 0, 6)
 
 
 async def test_a_letter_that_would_pass_an_earlier_one_is_refused(stage: Stage) -> None:
@@ -487,7 +512,7 @@ async def test_a_letter_is_replayed_so_often_and_no_more(stage: Stage) -> None:
 async def test_it_goes_on_without_who_began_it(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventlane.brokers.embedded.selection._STEP_LETTERS", 10)
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 10)
     ids = ids_of(await stage.die(45))
     operator = await connect(f"embedded:{tmp_path}", clock=stage.clock, durability="os")
     operation = await operator.replay(query_of(f"group:{GROUP}"), actor="me", reason="x")
@@ -508,7 +533,7 @@ async def test_it_goes_on_without_who_began_it(
 async def test_what_changes_before_it_is_come_to_is_left_out_and_reported(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventlane.brokers.embedded.selection._STEP_LETTERS", 2)
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 2)
     ids = ids_of(await stage.die(6))
     operation = await replayed(stage, ids)
     await stage.broker.archive([ids[4]], actor="bob", reason="not needed")
@@ -526,7 +551,7 @@ async def test_what_changes_before_it_is_come_to_is_left_out_and_reported(
 async def test_archiving_many_goes_on_in_steps_and_is_finished_by_others(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventlane.brokers.embedded.selection._STEP_LETTERS", 3)
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 3)
     ids = ids_of(await stage.die(8))
 
     async def killed(self: Any, operation: int) -> None:
@@ -815,7 +840,7 @@ async def carry_out(stage: Stage, random: Random) -> None:
 async def test_whatever_operators_and_owners_do_all_is_accounted_for(
     stage: Stage, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventlane.brokers.embedded.selection._STEP_LETTERS", 4)
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 4)
     monkeypatch.setattr("eventlane.brokers.embedded.steps._RELEASED_MAX", 9)
     random = Random(seed)
     broker = stage.broker

@@ -109,6 +109,7 @@ class _Walk:
                 self._name(operation, operation)
             case Started():
                 self._memory.groups_run.add(operation.group)
+                self._memory.standing(operation).ever_run.add(operation.offset)
                 self._name(operation, operation)
             case Acquired():
                 self._memory.standing(operation).acquires = True
@@ -174,6 +175,10 @@ class _Walk:
 
     def _acquired(self, acquired: Acquired) -> None:
         standing = self._memory.standing(acquired)
+        if standing.alone is not None:
+            # It may have been frozen: for its successor that is an end like any other.
+            standing.crashes[standing.alone[1]] += 1
+            standing.alone = None
         standing.acquire(acquired)
         self._memory.charge(standing, acquired)
 
@@ -189,13 +194,18 @@ class _Walk:
                 standing.cut[lane] = (started, is_alone)
             self._failed_in[standing.topic, standing.partition, offset].add(standing.group)
         for standing in self._memory.standings.values():
+            if standing.alone is not None and standing.alone[0] == died.process:
+                # Between what says so and the run itself nothing can tell.
+                offset = standing.alone[1]
+                standing.crashes[offset] += (standing, offset) not in running
+                standing.alone = None
             standing.bury(died.process)
 
     # --- runs -------------------------------------------------------------------------------
 
     def _started(self, started: Started) -> None:
         standing = self._memory.standing(started)
-        tenure = standing.tenure_of(started.process)
+        tenure = standing.tenure_of(started.process, started.epoch)
         lane = standing.lane_of(started.offset, started.key)
         if started.due_ms is not None:
             self._check_due(standing, started, started.due_ms)

@@ -130,6 +130,8 @@ class Started(_Recorded, frozen=True, kw_only=True, tag="started"):
     late: bool = False
     alone: bool = False
     """Nothing else was let run in its process."""
+    epoch: int | None = None
+    """Under which its process believed to own the partition; None: not known."""
 
     @classmethod
     def of(cls, context: Context[Any], *, process: str, at_ms: int) -> "Started":
@@ -149,6 +151,7 @@ class Started(_Recorded, frozen=True, kw_only=True, tag="started"):
             replayed=context.replayed,
             late=context.late,
             alone=trouble is not None and trouble.ends >= ALONE_IN_PROCESS,
+            epoch=context.origin.lanes.epoch,
         )
 
 
@@ -199,6 +202,8 @@ class Settled(_Recorded, frozen=True, kw_only=True, tag="settled"):
     attempts: Counts = ()
     """Offset, and how many attempts have failed."""
     crashes: Counts = ()
+    alone: int | None = None
+    """The only offset that runs from then on. A process that dies now is charged to it."""
     letters: tuple[tuple[int, LetterState, LetterOutcome], ...] = ()
     """What replays made of dead letters: offset, state, and the outcome of the last run."""
     accepted: bool | None = True
@@ -233,6 +238,7 @@ class Settled(_Recorded, frozen=True, kw_only=True, tag="settled"):
             lanes=tuple((each.lane, each.parked, each.head) for each in settlement.lanes),
             attempts=tuple((each.offset, each.count) for each in settlement.attempts),
             crashes=tuple((each.offset, each.crashes) for each in settlement.dead if each.crashes),
+            alone=settlement.alone,
             letters=tuple((each.offset, each.state, each.outcome) for each in settlement.letters),
             accepted=accepted,
             stale=stale,

@@ -102,9 +102,10 @@ class KnownLog:
 class Tenure:
     """What a process has run of a partition while it owned it."""
 
-    def __init__(self, base: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(self, base: Sequence[tuple[int, int]] = (), epoch: int = 0) -> None:
         self.base = base
         """What was durable when it began, as [start, stop) runs."""
+        self.epoch = epoch
         self.runs: dict[int, str] = {}
         """How the last run of an offset ended; "running" if it has not."""
         self.highest: dict[Lane, Started] = {}
@@ -125,7 +126,11 @@ class Standing:
         self.settles = self.acquires = self.changes = self.is_doubtful = False
         """Which operations were recorded of it; and whether one has an unknown end."""
         self.tenures: dict[str, Tenure] = {}
+        self.former: dict[tuple[str, int], Tenure] = {}
+        """Earlier tenures of processes that own it again, by their epochs."""
         self.owner: Tenure | None = None
+        self.ever_run: set[int] = set()
+        """All offsets that run anywhere in the history."""
         self.last: dict[int, str] = {}
         """How the last run of an offset by anybody ended."""
         self.busy: dict[tuple[str, Lane], Started] = {}
@@ -138,6 +143,8 @@ class Standing:
         """The attempt of an offset that was begun last."""
         self.crashes: Counter[int] = Counter()
         """Ends of a process in which an offset ran alone."""
+        self.alone: tuple[str, int] | None = None
+        """The process and the offset that is to run alone, as was written."""
         self.states: dict[int, str] = {}
         self.parked: defaultdict[Lane, list[int]] = defaultdict(list)
         """What is parked of each lane, ascending."""
@@ -186,12 +193,15 @@ class Standing:
 
     # --- owners and runs --------------------------------------------------------------------
 
-    def tenure_of(self, process: str) -> Tenure:
+    def tenure_of(self, process: str, epoch: int | None = None) -> Tenure:
         """The tenure in which a process runs something now.
 
-        Where nobody recorded who owns what, a run by another process begins a new one.
+        Where nobody recorded who owns what, a run by another process begins a new one. A process
+        that has lost a partition and has it again may not know of either yet.
         """
         tenure = self.tenures.get(process)
+        if tenure is not None and epoch is not None and epoch < tenure.epoch:
+            return self.former.setdefault((process, epoch), Tenure())
         if tenure is None or not (self.acquires or tenure is self.owner):
             tenure = self.tenures[process] = Tenure()
             if not self.acquires:
@@ -209,7 +219,10 @@ class Standing:
     def acquire(self, acquired: Acquired) -> None:
         """Another process owns it."""
         base = _normal(acquired.watermark, acquired.settled)
-        self.owner = self.tenures[acquired.process] = Tenure(base)
+        before = self.tenures.get(acquired.process)
+        if before is not None:
+            self.former[acquired.process, before.epoch] = before
+        self.owner = self.tenures[acquired.process] = Tenure(base, acquired.epoch)
         if self.watermark < 0:
             self._begin(acquired.watermark, acquired.settled)
 
@@ -252,7 +265,9 @@ class Standing:
             )
             return self.is_exact and is_decided and self.is_closing(offset)
         if self.is_exact and offset in self.states:
-            return self.is_closing(offset)
+            # What is parked and runs nowhere may have been skipped, as no handler is for it.
+            is_handled = self.states[offset] != PARKED or offset in self.ever_run
+            return is_handled and self.is_closing(offset)
         before = self.last.get(offset)
         if self.acquires:
             is_open = before is not None and not is_within(offset, tenure.base)
@@ -295,6 +310,7 @@ class Standing:
 
     def write(self, settled: Settled, new: list[int], unparked: list[int]) -> None:
         """Take in what else was written."""
+        self.alone = None if settled.alone is None else (settled.process, settled.alone)
         states = self.states
         for offset in chain(new, unparked):
             states[offset] = SETTLED

@@ -184,6 +184,7 @@ class EmbeddedConsumer:
                 # The dispatcher has paused itself already. It must hear of a resume that came
                 # before this process looked, or it would stay paused.
                 self._paused = settlement.pause
+                self._report(Paused(settlement.pause))
         if self._leaves_some or any(each.pause is not None for each in settlements):
             with self._file.reading():
                 self.look()
@@ -245,7 +246,7 @@ class EmbeddedConsumer:
         for place, epoch in list(self._owned.items()):
             if ours.get(place) != epoch:  # None: while it was frozen its group was removed
                 del self._owned[place], self._commands[place]
-                self._report(Lost(*place))
+                self._lose(place)
         newest = failures.newest_command(connection)
         if newest > self._newest_command or self._leaves_some:
             are_all = [self._report_commands(place) for place in self._commands]
@@ -317,13 +318,18 @@ class EmbeddedConsumer:
         for each in acquired:
             place = (each.topic, each.partition)
             if place in self._owned:  # It was another's for a moment.
-                self._report(Lost(*place))
+                self._lose(place)
             self._owned[place] = each.epoch
             self._commands[place] = reported = _Reported()
             reported.add(each.commands)
             self._report(each)
         self._newest_command = 0
         self.look()
+
+    def _lose(self, place: tuple[str, int]) -> None:
+        self._report(Lost(*place))
+        # Where the dispatcher has paused itself, that may be lost with what it had to settle.
+        self._report(Paused(self._paused))
 
     def _report_commands(self, place: tuple[str, int]) -> bool:
         """Report what is new for a partition; whether that was all."""

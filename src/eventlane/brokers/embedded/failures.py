@@ -146,6 +146,14 @@ def due_lanes(connection: sqlite3.Connection, place: Place, count_max: int) -> l
 # LEFT JOINs: for most letters there is no row in `attempts`, and for some none in `lane`.
 _COMMANDS = f"""
 SELECT command.id, command.kind, command.operation, attempts.attempts,
+    EXISTS (
+        SELECT 1 FROM operation_part AS part
+        JOIN operation_letter AS failed INDEXED BY operation_letter_failed ON failed.part = part.id
+        WHERE part.operation = command.operation
+        AND part.consumer_group = command.consumer_group AND failed.topic = command.topic
+        AND failed.partition = command.partition AND failed.lane = letter.lane
+        AND failed.offset < letter.offset AND failed.state = 'failed'
+    ),
     {", ".join(f"lane.{name}" for name in _LANE_COLUMNS.split(", "))}, {LETTER_COLUMNS}
 FROM command JOIN letter ON letter.id = command.letter
 JOIN envelope ON envelope.number = letter.number
@@ -169,7 +177,12 @@ def commands(
 
 
 def _command_from(
-    command_id: int, kind: CommandKind, operation: int | None, attempts: str | None, *row: Any
+    command_id: int,
+    kind: CommandKind,
+    operation: int | None,
+    attempts: str | None,
+    behind: int,
+    *row: Any,
 ) -> Command:
     lane, letter = row[:_LANE_SIZE], row[_LANE_SIZE:]
     return Command(
@@ -179,6 +192,7 @@ def _command_from(
         operation=operation,
         attempts=None if attempts is None else _decode_attempts(attempts),
         lane=None if lane[0] is None else _lane_from(lane),
+        behind=bool(behind),
     )
 
 
