@@ -4,14 +4,13 @@ import argparse
 import asyncio
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.measuring import Benchmark, Result, Settings, now_s, plain
+from benchmarks.measuring import Benchmark, Result, Settings, figures_of, now_s, plain
 from eventlane import App, Context, event
 
 __all__ = ["BENCHMARKS"]
@@ -57,7 +56,7 @@ def resident_mb_max() -> float:
 
 async def flow(directory: Path, count: int) -> None:
     app = App(f"embedded:{directory}")
-    left = dict.fromkeys(GROUPS, count)
+    left: dict[str, int] = dict.fromkeys(GROUPS, count)
     end = asyncio.Event()
 
     def declare(group: str) -> None:
@@ -91,13 +90,7 @@ async def run(settings: Settings) -> list[Result]:
     figures: list[dict[str, float]] = []
     for number in range(-(-settings.repeats * 2 // 5)):  # each takes long
         directory = settings.directory / f"memory-{number}"
-        command = [sys.executable, "-m", __spec__.name, str(directory), str(count)]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
-        )
-        output, _ = await process.communicate()
-        assert process.returncode == 0, f"{command} ended with {process.returncode}"
-        figures.append(json.loads(output))
+        figures.append(await figures_of(__spec__.name, directory, count))
     return [
         plain(
             "memory",

@@ -1,7 +1,11 @@
 """Measuring two things in turns, and the row that says what came of it."""
 
+import asyncio
 import gc
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +22,7 @@ __all__ = [
     "Settings",
     "Turns",
     "compared",
+    "figures_of",
     "in_turns",
     "now_s",
     "plain",
@@ -173,6 +178,18 @@ def plain(
         spread=(min(values), max(values)),
         note=note,
     )
+
+
+async def figures_of(module: str, *arguments: object) -> dict[str, float]:
+    """What a module of these says, as JSON, that runs in a process of its own."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{command} ended with {process.returncode}"
+    figures: dict[str, float] = json.loads(output)
+    return figures
 
 
 def rounded(number: float) -> float:

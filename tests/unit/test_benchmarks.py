@@ -45,6 +45,19 @@ def test_a_long_backlog_is_compared_with_a_short_one() -> None:
     assert all(each.row.target for each in results)
 
 
+def test_what_failed_is_measured_beside_what_did_not() -> None:
+    names = ["failing_keys", "letters", "replay"]
+    results = {each.row.name: each for each in run(names, repeats=1, scale=TINY / 4)}
+    assert {name for each in BENCHMARKS if each.name in names for name in each.rows} == set(results)
+    assert "23 done, 2 dead" in results["failing_keys"].note
+    assert all(each.row.value > 0 for each in results.values())
+
+
+def test_of_parked_lanes_those_that_are_due_run() -> None:
+    results = run(["lanes"], repeats=1, scale=TINY)
+    assert [each.row.name for each in results] == ["lanes_acquire", "lanes_memory", "lanes_due"]
+
+
 def test_what_has_no_ratio_is_compared_by_its_value() -> None:
     (result,) = run(["memory"], repeats=1, scale=TINY)
     assert fields_of(result.row) == [each for each in FIELDS if each != "ratio"]
