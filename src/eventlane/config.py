@@ -1,26 +1,18 @@
 """The bounds of a running app, in one place; each is a named field with a unit."""
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from eventlane.errors import ConfigError
+from eventlane.wording import did_you_mean
 
-__all__ = ["Limits", "check_app", "checked_options", "did_you_mean", "number"]
+__all__ = ["Limits", "check_app", "checked_options", "number"]
 
 T = TypeVar("T")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known word, or all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
 
 
 def number(where: str, value: object, *, least: float, whole: bool = False, hint: str = "") -> None:
@@ -78,6 +70,8 @@ class Limits:
     """An event loop that does not turn for so long stops the signs of life."""
     stuck_s: float = 300.0
     """A handler that runs on for so long after its timeout makes handling end with an error."""
+    progress_s_max: float = 60.0
+    """A partition with waiting events that makes no progress for so long: `/ready` says 503."""
     crashes_max: int = 3
     """An event that kills its process so often, while it runs alone there, is dead."""
     replays_max: int = 10
@@ -135,6 +129,12 @@ class Limits:
                 f"Limits(breaker_lanes_min={self.breaker_lanes_min}, breaker_runs="
                 f"{self.breaker_runs}): expected no more lanes than runs. The last "
                 f"{self.breaker_runs} runs cannot be in more lanes, so that it would never open."
+            )
+        if self.settle_interval_s >= self.lease_s:
+            raise ConfigError(
+                f"Limits(settle_interval_s={self.settle_interval_s}, lease_s={self.lease_s}): "
+                "expected settle_interval_s far below lease_s. Outcomes that wait so long are lost "
+                "with the process, and their events run again."
             )
         if self.retry_token_cost > self.retry_tokens_max:
             raise ConfigError(

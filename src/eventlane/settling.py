@@ -43,6 +43,8 @@ class Settler:
         self.timer: asyncio.TimerHandle | None = None
         """Set while outcomes wait for their settlement."""
         self.is_writing = False
+        self.refused: StorageError | None = None
+        """Why outcomes could not be written last, while it is tried again."""
         self._group = group
         self._consumer = consumer
         self._partitions = partitions
@@ -158,6 +160,7 @@ class Settler:
                         await self._ensure_topic(topic)
                 await self._consumer.settle([settlement for _, settlement in collected])
             except Fenced as error:
+                self.refused = None
                 for lanes, _ in collected:
                     place = (lanes.origin.topic, lanes.origin.partition)
                     # Not what was acquired anew while this waited to be written.
@@ -170,10 +173,12 @@ class Settler:
                 ]
             except StorageError as error:
                 # Outcomes wait in memory: nothing is lost, and no lane goes on that must not.
+                self.refused = error
                 log.warning("group %s cannot settle, trying again: %s", self._group, error)
                 await sleep(delay_s)
                 delay_s = min(delay_s * 2, delay_s_max)
             else:
+                self.refused = None
                 for lanes, _ in collected:
                     lanes.committed()
                 return

@@ -1,7 +1,6 @@
 """What commands take, and how one that is mistyped is answered: with what may have been meant."""
 
 import argparse
-import difflib
 import getpass
 import math
 import os
@@ -14,8 +13,10 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from eventlane import App, ConfigError, Query, Refused
+from eventlane.wording import near
 
 __all__ = [
+    "NotConfirmed",
     "Parser",
     "actor_of",
     "add_change",
@@ -26,8 +27,8 @@ __all__ = [
     "add_selection",
     "add_state",
     "command",
+    "count",
     "id_of",
-    "near",
     "place",
     "query_of",
     "rate",
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         options, rest = super().parse_known_args(*given, **named)
         if rest and rest[0].startswith("-"):
             known = re.findall(r"--[\w-]+", self.format_help())
-            self.error(f"there is no option {rest[0]!r}.{near(rest[0], known)}")
+            self.error(f"there is no option {rest[0]!r}.{_meant(rest[0], known)}")
         if rest:
             self.error(f"expected nothing more, got {rest[0]!r}.")
         return options, rest
@@ -64,15 +65,15 @@ class Parser(argparse.ArgumentParser):
         if found is not None:
             known = re.findall(r"[\w-]+", found[2])
             message = (
-                f"expected one of {', '.join(known)}, got {found[1]!r}.{near(found[1], known)}"
+                f"expected one of {', '.join(known)}, got {found[1]!r}.{_meant(found[1], known)}"
             )
         self.exit(_USAGE, f"{self.prog}: {message}\n{self.prog} --help says what there is.\n")
 
 
-def near(word: str, known: Sequence[str]) -> str:
-    """A sentence with the nearest known word; nothing where none is near."""
-    found = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
+def _meant(word: str, known: Sequence[str]) -> str:
+    # Who follows it changes something: `reset` is like `restore` by 0.67, `remove` like `prove` by
+    # 0.73.
+    return near(word, known, likeness=0.75)
 
 
 def add_place(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
@@ -93,10 +94,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_limit(parser: argparse.ArgumentParser, *, default: int | None, help: str) -> None:
     """How much is printed."""
-    parser.add_argument("--limit", metavar="N", type=_count, default=default, help=help)
+    parser.add_argument("--limit", metavar="N", type=count, default=default, help=help)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """One or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
     return int(text)
@@ -174,6 +176,8 @@ def reason_of(options: argparse.Namespace) -> str:
     reason: str = options.reason or ""
     if not reason.strip() and _is_attended():
         reason = _ask("Why? It is kept with your name: ")
+        if not reason.strip():
+            raise ConfigError("expected a reason, got none. Nothing was changed.")
     if not reason.strip():
         raise ConfigError(
             "expected a reason. It is kept with the change, for whoever asks later why it was "
@@ -182,21 +186,33 @@ def reason_of(options: argparse.Namespace) -> str:
     return reason
 
 
-def refuse_unless_typed(given: str | None, *, group: str, option: str) -> None:
-    """Have the name of a group typed by whoever is sure.
+class NotConfirmed(Refused):
+    """Nobody has said to be sure."""
+
+    def __init__(self, message: str, plan: object) -> None:
+        super().__init__(message)
+        self.plan = plan
+        """What would have been done."""
+
+
+def refuse_unless_typed(given: str | None, *, group: str, option: str, plan: object) -> None:
+    """Have the name of a group typed by whoever is sure of a plan.
 
     Raises:
-        Refused: It was not.
+        NotConfirmed: It was not.
     """
     if given is None and _is_attended():
         given = _ask(f"Type the name of the group to go on ({group}): ")
     if given is None:
-        raise Refused(
+        raise NotConfirmed(
             f"expected the name of the group once more, since this cannot be undone: add {option} "
-            f"{shlex.quote(group)}. Nothing was changed."
+            f"{shlex.quote(group)}. Nothing was changed.",
+            plan,
         )
     if given != group:
-        raise Refused(f"expected {group!r} to be typed, got {given!r}. Nothing was changed.")
+        raise NotConfirmed(
+            f"expected {group!r} to be typed, got {given!r}. Nothing was changed.", plan
+        )
 
 
 def _is_attended() -> bool:

@@ -3,8 +3,13 @@
 import importlib
 import os
 import sys
+import sysconfig
+import traceback
+from pathlib import Path
 
-from eventlane import App, ConfigError
+import eventlane
+from eventlane import App, ConfigError, EventlaneError
+from eventlane.wording import did_you_mean
 
 __all__ = ["load_app"]
 
@@ -13,7 +18,8 @@ def load_app(place: str) -> App:
     """Import an app, looking in the working directory first.
 
     Raises:
-        ConfigError: There is no such module or app.
+        ConfigError: There is no such module or app, or the module raised while it was imported:
+            then with where that was, in the user's own lines.
     """
     module_name, colon, name = place.partition(":")
     if not colon or not name or not all(map(str.isidentifier, module_name.split("."))):
@@ -31,7 +37,39 @@ def load_app(place: str) -> App:
         ) from None
     except (ImportError, SyntaxError) as error:
         raise ConfigError(f"{place}: its module cannot be imported: {error}.") from error
-    app = getattr(module, name, None)
+    except EventlaneError:
+        raise  # It says where.
+    except Exception as error:
+        raise ConfigError(
+            f"{place}: its module raised while it was imported.\n{_in_lines_of_the_user(error)}"
+        ) from error
+    try:
+        app = getattr(module, name)
+    except AttributeError:
+        apps = [each for each, value in vars(module).items() if isinstance(value, App)]
+        raise ConfigError(
+            f"{place}: module {module_name} has no {name!r}. {did_you_mean(name, apps)}"
+        ) from None
     if not isinstance(app, App):
         raise ConfigError(f"{place}: expected an eventlane.App, got {type(app).__name__}.")
     return app
+
+
+def _in_lines_of_the_user(error: Exception) -> str:
+    """A traceback without the frames of this package, of Python's own and of other libraries."""
+    told = traceback.TracebackException.from_exception(error)
+    libraries = tuple(
+        f"{path}/"
+        for path in (
+            str(Path(eventlane.__file__).parent),
+            *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        )
+    )
+    frames = [
+        frame
+        for frame in told.stack
+        if not frame.filename.startswith(("<frozen", *libraries))
+        and "/site-packages/" not in frame.filename
+    ]
+    lines = traceback.format_list(frames) or list(told.stack.format())
+    return "".join((*lines, *told.format_exception_only())).rstrip()
