@@ -1,9 +1,10 @@
-"""Write docs/reference/api.md and limits.md from the signatures and docstrings of the public API.
+"""Write docs/reference/api.md, limits.md and cli.md from what the code says of itself.
 
 Run it at the root of the repository after a change: `.venv/bin/python docs/build_reference.py`.
 A test compares.
 """
 
+import argparse
 import ast
 import functools
 import importlib
@@ -16,6 +17,7 @@ from types import ModuleType
 
 import eventlane
 import eventlane.testing
+from eventlane.cli import parser
 
 __all__ = ["pages"]
 
@@ -40,7 +42,7 @@ SECTIONS = {
         *("LaneView", "LaneFront", "Trace", "TracedEvent", "GroupTrace"),
     ],
     "Groups": ["ResetPlan", "PartitionReset", "RemovalPlan"],
-    "The account": ["Status", "GroupStatus", "TopicStatus"],
+    "The account": ["Status", "GroupStatus", "PartitionStatus", "TopicStatus"],
     "Bounds and time": ["Limits", "Clock"],
 }
 """What belongs together; errors, tests and what is new here follow."""
@@ -56,7 +58,15 @@ SHORT = {
 GIVEN = {
     *("Attempt", "Context", "DeadLetter", "DeadLettered", "FailureSummary", "GroupStatus"),
     *("GroupTrace", "LaneFront", "LaneView", "LeftOut", "LetterEvent", "Message", "Operation"),
-    *("OperationStatus", "OrderConflict", "PartitionReset", "Plan", "Position", "RemovalPlan"),
+    *(
+        "OperationStatus",
+        "OrderConflict",
+        "PartitionReset",
+        "PartitionStatus",
+        "Plan",
+        "Position",
+        "RemovalPlan",
+    ),
     *("ResetPlan", "Status", "TopicStatus", "Trace", "TracedEvent"),
 }
 """What users are given and never make: how it is made is not shown."""
@@ -73,7 +83,11 @@ WIDTH = 88
 
 def pages() -> dict[Path, str]:
     """The text of each page."""
-    return {REFERENCE / "api.md": api_page(), REFERENCE / "limits.md": limits_page()}
+    return {
+        REFERENCE / "api.md": api_page(),
+        REFERENCE / "limits.md": limits_page(),
+        REFERENCE / "cli.md": cli_page(),
+    }
 
 
 def api_page() -> str:
@@ -130,6 +144,109 @@ def limits_page() -> str:
             "",
         ]
     )
+
+
+# --- the command line -------------------------------------------------------------------------
+
+COMMON = ("--help", "--json", "--broker", "--app", "--reason", "--actor")
+"""Options that are told once."""
+
+_GROUPS = "an object with a `GroupStatus` for each group"
+_OPERATION = "an `OperationStatus`, with `left_out`, a list of `LeftOut`"
+PRINTED = {
+    "status": "a `Status`",
+    "lag": (
+        "an object with `open`, `parked`, `retained_bytes`, `members` and `partitions` (a list of "
+        "`PartitionStatus`) for each group"
+    ),
+    "topics": "an object with a `TopicStatus` for each topic",
+    "failures list": "a list of `DeadLetter`; with `--by-cause` of `FailureSummary`",
+    "failures show": "a `DeadLetter`, with `changes`, a list of `LetterEvent`",
+    "replay": f"{_OPERATION}; with `--dry-run` a `Plan`",
+    **dict.fromkeys(("archive", "restore"), _OPERATION),
+    "ops list": "a list of `OperationStatus`",
+    **dict.fromkeys(("ops show", "ops pause", "ops resume", "ops cancel"), _OPERATION),
+    **dict.fromkeys(("groups list", "groups pause", "groups resume", "groups rename"), _GROUPS),
+    "groups reset": "a `ResetPlan`",
+    "groups remove": "a `RemovalPlan`",
+    "tail": "a `Message` on each line",
+    "trace": "a `Trace`",
+    "lane": "a list of `LaneView`",
+    "prove overtake": "an object with `clean`, the figures, `checked` and the `verdict`",
+}
+"""What each command prints with `--json`."""
+
+
+def cli_page() -> str:
+    """All commands."""
+    top = parser()
+    parts = [
+        "# Command line",
+        "Made from the commands by `docs/build_reference.py`; do not edit it here.",
+        (
+            "- **Where the broker is**: `--broker embedded:DIR`, before or after the command, or "
+            "`EVENTLANE_BROKER` in the environment, or `--app module:app`, which takes it from an "
+            "app. A broker that is not there is not made.\n"
+            "- **`--json`** prints what the [API](api.md) has, under its names: times in ISO 8601, "
+            'bytes as text, or as `{"base64": …}` where they are none. A refusal is one line on '
+            'standard output, `{"error": "NotFound", "message": "…"}`, beside the words on '
+            "standard error; if something was to be confirmed, with `plan`, which says what would "
+            "be done.\n"
+            "- **`--reason`** is kept with every change, and asked for at a terminal; `--actor` is "
+            "the login and host by default.\n"
+            "- **Exit codes**: 0 done, 1 failed, 2 usage, 3 refused, 4 partly done: see "
+            "[exit codes](exit-codes.md)."
+        ),
+    ]
+    for name, text, command in commands_of(top, ""):
+        shown = [each for each in command._actions if shows(each)]  # noqa: SLF001  # no public way
+        words = [argument(each, in_usage=True) for each in shown]
+        rows = [
+            f"| `{argument(each)}` | {one_line(each.help % vars(each))} |"
+            for each in shown
+            if each.help
+        ]
+        parts += [
+            f"## eventlane {name}",
+            f"{text[0].upper()}{text[1:].rstrip('.')}.",
+            code(" ".join(("eventlane", name, *words))),
+        ]
+        if rows:
+            parts.append("\n".join(["| argument | |", "|---|---|", *rows]))
+        if "--json" in command.format_help():
+            parts.append(f"With `--json`: {PRINTED[name]}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def commands_of(
+    parent: argparse.ArgumentParser, prefix: str
+) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
+    """The commands that do something: name, help, parser."""
+    for action in parent._actions:  # noqa: SLF001  # no public way
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # the same
+            helps = {each.dest: each.help or "" for each in action._choices_actions}  # noqa: SLF001
+            for name, command in action.choices.items():
+                below = list(commands_of(command, f"{prefix}{name} "))
+                yield from below or [(f"{prefix}{name}", command.description or helps[name], command)]
+
+
+def shows(action: argparse.Action) -> bool:
+    """Whether an argument is the command's own."""
+    return action.help != argparse.SUPPRESS and not set(action.option_strings) & set(COMMON)
+
+
+def argument(action: argparse.Action, *, in_usage: bool = False) -> str:
+    """An argument as it is typed."""
+    value = "" if action.nargs == 0 or action.metavar is None else str(action.metavar)
+    if action.nargs != 0 and not value:
+        value = "|".join(action.choices or ()) or action.dest.upper()
+    word = " ".join(filter(None, (", ".join(action.option_strings), value)))
+    if not in_usage:
+        return word.replace("|", "\\|")
+    word = word.replace(", ", "|")
+    if action.nargs == "*":
+        return f"[{word} …]"
+    return word if action.required else f"[{word}]"
 
 
 # --- one name ---------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Eventlane: event-driven publish-subscribe with ordered retry, dead letters and replay."""
 
-from eventlane.account import GroupStatus, Status, TopicStatus
+from eventlane.account import GroupStatus, PartitionStatus, Status, TopicStatus
 from eventlane.app import App
 from eventlane.breaker import Dependency
 from eventlane.clock import Clock
@@ -83,6 +83,7 @@ __all__ = [
     "OrderConflict",
     "Outcome",
     "PartitionReset",
+    "PartitionStatus",
     "Pause",
     "Plan",
     "Position",

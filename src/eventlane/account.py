@@ -1,10 +1,28 @@
 """The account: where every event of a group is, from durable counters (semantics, P8)."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
 
-__all__ = ["GroupStatus", "Status", "TopicStatus"]
+from eventlane.errors import NotFound
+from eventlane.wording import did_you_mean
+
+__all__ = ["GroupStatus", "PartitionStatus", "Status", "TopicStatus", "refuse_unknown_group"]
+
+
+class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a group is in one partition."""
+
+    topic: str
+    partition: int
+    watermark: int
+    """The lowest offset without an outcome that is not parked."""
+    end: int
+    """The offset that the next event on the log gets."""
+    open: int
+    """Events from the watermark on without an outcome."""
+    parked: int
 
 
 class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +66,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the log keeps for this group: from its watermark to the end."""
     blocked: tuple[str, ...] = ()
     """Why partitions of it do not go on, in sentences that say what to do."""
+    partitions: tuple[PartitionStatus, ...] = ()
 
     @property
     def open(self) -> int:
@@ -86,3 +105,24 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """When it was read. What other processes have in flight or held may be `lease_s` older."""
     groups: dict[str, GroupStatus]
     topics: dict[str, TopicStatus]
+
+    def group(self, name: str) -> GroupStatus:
+        """The account of one group.
+
+        Raises:
+            NotFound: There is no such group; the message has the nearest.
+        """
+        refuse_unknown_group(name, self.groups)
+        return self.groups[name]
+
+
+def refuse_unknown_group(name: str, known: Iterable[str]) -> None:
+    """Refuse the name of a group that does not exist.
+
+    Raises:
+        NotFound: It is not among those that are known.
+    """
+    names = list(known)
+    if name not in names:
+        hint = did_you_mean(name, names) if names else "There are no groups yet."
+        raise NotFound(f"group {name!r}: there is none. {hint}")

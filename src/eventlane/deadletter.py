@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import traceback
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from eventlane.errors import Undecodable
-from eventlane.failure import Attempt, Attempts, DeadLetter, Disposition, Stage
+from eventlane.failure import HOST, Attempt, Attempts, DeadLetter, Disposition, Stage
 from eventlane.handler import Context
 from eventlane.message import EVENT_TYPE, derived_id, headers_of
 from eventlane.outcome import LaneOnDead
@@ -28,7 +27,6 @@ __all__ = [
 _MESSAGE_BYTES_MAX = 4 * 1024
 _STACK_BYTES_MAX = 16 * 1024
 _FIRST, _LAST = 3, 7
-_HOST = socket.gethostname()
 _OURS = str(Path(__file__).parent)
 
 
@@ -65,7 +63,7 @@ def attempts_after(
         actual_delay_s=actual_s,
         duration_s=round(duration_s, 6),
         error_class=type(error).__qualname__,
-        host=_HOST,
+        host=HOST,
     )
     history = (*(before.history if before else ()), attempt)
     return Attempts(
@@ -162,7 +160,7 @@ def dead_letter(
         policy=str(policy),
         app=app,
         app_version=app_version,
-        host=_HOST,
+        host=HOST,
         pid=os.getpid(),
         correlation_id=delivery.correlation_id,
         causation_id=delivery.causation_id,

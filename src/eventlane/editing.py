@@ -21,6 +21,7 @@ from eventlane.message import (
     headers_of,
 )
 from eventlane.serde import Codec
+from eventlane.wording import key_in_words
 
 __all__ = ["diff_of", "edited_record", "republished_record"]
 
@@ -56,12 +57,13 @@ def edited_record(
     try:
         event = decode(encoded)
     except Undecodable as error:
-        raise EventRefused(f"the edited {kind.name} is none: {error}") from error
+        raise EventRefused(f"the edited {kind.name} cannot be read: {error.reason}.") from error
     key = kind.key(event)
     if key is not None and key not in (letter.key, _declared_key(letter, kind, decode)):
         raise EventRefused(
-            f"the edited {kind.name}: expected the key {letter.key!r}, by which it keeps its place "
-            f"in its lane, got {key!r}. Publish it as a new event, and archive this letter."
+            f"the edited {kind.name}: expected the key {key_in_words(letter.key)}, by which it "
+            f"keeps its place in its lane, got {key_in_words(key)}. Publish it as a new event, and "
+            "archive this letter."
         )
     headers: dict[str, str | bytes] = {
         CONTENT_TYPE: codec.content_type,

@@ -64,8 +64,12 @@ class TooLarge(EventRefused):
 class Undecodable(EventlaneError):
     """A message's bytes are not an event of the type that it claims to be."""
 
-    def __init__(self, message: str, *, stage: Literal["decode", "validate"]) -> None:
-        super().__init__(message)
+    def __init__(
+        self, reason: str, *, stage: Literal["decode", "validate"], hint: str = ""
+    ) -> None:
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason = reason
+        """What is wrong with them. The message also says where to look for who published them."""
         self.stage: Literal["decode", "validate"] = stage
         """`decode`: the bytes are no document at all. `validate`: they are one of another shape."""
 

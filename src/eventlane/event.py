@@ -7,7 +7,6 @@ that are defined further down.
 """
 
 import dataclasses
-import difflib
 import inspect
 import operator
 import re
@@ -18,6 +17,7 @@ from uuid import UUID
 
 from eventlane.errors import ConfigError, EventRefused
 from eventlane.topic import Topic
+from eventlane.wording import did_you_mean
 
 __all__ = ["EventType", "Key", "Topic", "event", "event_type", "fields_of", "key_bytes"]
 
@@ -245,10 +245,9 @@ def _compiled_keys(
 def _refuse_unknown_field(cls: type, field: str, where: str) -> None:
     names = fields_of(cls)
     if field not in names:
-        close = difflib.get_close_matches(field, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names) or 'none'}"
         raise ConfigError(
-            f"@event on {where}: expected key to name one of its fields, got {field!r}; {hint}"
+            f"@event on {where}: expected key to name one of its fields, got {field!r}. "
+            f"{did_you_mean(field, names)}"
         )
 
 

@@ -1,5 +1,6 @@
 """What is kept of an event that fails: its attempts, and in the end its dead letter."""
 
+import os
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
@@ -9,7 +10,10 @@ import msgspec
 from eventlane.message import Record, headers_of
 from eventlane.outcome import LaneOnDead
 
-__all__ = ["Attempt", "Attempts", "DeadLetter", "Disposition", "LetterState", "Stage"]
+__all__ = ["HOST", "Attempt", "Attempts", "DeadLetter", "Disposition", "LetterState", "Stage"]
+
+HOST = os.uname().nodename
+"""Where this process runs, as attempts, dead letters and the audit have it."""
 
 Stage = Literal["decode", "validate", "handle", "timeout", "crash"]
 Disposition = Literal["exhausted", "permanent", "undecodable", "expired", "operator"]

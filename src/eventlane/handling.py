@@ -1,7 +1,6 @@
 """Handling while a body runs: a dispatcher per group, threads, the lifespan, a drained end."""
 
 import contextlib
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,6 +12,7 @@ from eventlane.clock import Clock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError
+from eventlane.failure import HOST
 from eventlane.guard import guard_of
 from eventlane.handler import Middleware, Serialise
 from eventlane.quarantine import Quarantine
@@ -118,7 +118,7 @@ async def _join_all(broker: Broker, plans: Sequence[GroupPlan], app: str) -> lis
                 ordering=plan.ordering,
                 on_dead=plan.on_dead,
                 app=app,
-                host=os.uname().nodename,
+                host=HOST,
             )
             consumer = await broker.join(group)
             joined.push_async_callback(consumer.leave)

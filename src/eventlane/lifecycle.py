@@ -25,7 +25,7 @@ class Lifecycle(Operating):
         group: str,
         to: ResetTo,
         *,
-        reason: str,
+        reason: str = "",
         actor: str | None = None,
         dry_run: bool = False,
     ) -> ResetPlan:
@@ -45,7 +45,7 @@ class Lifecycle(Operating):
             to: `"first"` (the first event that is kept), `"now"` (the end of the log), a time with
                 a time zone (what the log took from then on), or offsets for some partitions, as in
                 `{("orders", 3): 1200}`; the other partitions stay as they are.
-            reason: Kept with the change.
+            reason: Kept with the change; only a dry run needs none.
             actor: Who does it; the app and its host by default.
             dry_run: Change nothing, and say what would be.
 
@@ -63,7 +63,7 @@ class Lifecycle(Operating):
             group,
             to,
             actor=actor or self._actor,
-            reason=checked_reason(reason),
+            reason=reason if dry_run else checked_reason(reason),
             dry_run=dry_run,
         )
 
@@ -91,7 +91,7 @@ class Lifecycle(Operating):
         self,
         group: str,
         *,
-        reason: str,
+        reason: str = "",
         typed_name: str | None = None,
         actor: str | None = None,
         dry_run: bool = False,
@@ -103,10 +103,10 @@ class Lifecycle(Operating):
 
         Args:
             group: Which.
-            reason: Kept with the change.
-            typed_name: The group's name once more, typed by whoever is sure.
+            reason: Kept with the change; only a dry run needs none.
+            typed_name: The group's name once more, typed by whoever is sure; the same.
             actor: Who does it; the app and its host by default.
-            dry_run: Change nothing, and say what would be lost. Needs no `typed_name`.
+            dry_run: Change nothing, and say what would be lost.
 
         Returns:
             What is lost.
@@ -124,7 +124,7 @@ class Lifecycle(Operating):
         return await self._connected.remove_group(
             group,
             actor=actor or self._actor,
-            reason=checked_reason(reason),
+            reason=reason if dry_run else checked_reason(reason),
             dry_run=dry_run,
         )
 

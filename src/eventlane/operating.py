@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 from uuid import UUID
@@ -15,7 +14,7 @@ from eventlane.dispatch import Dispatcher
 from eventlane.editing import diff_of, edited_record, republished_record
 from eventlane.errors import NotFound, Refused
 from eventlane.event import EventType
-from eventlane.failure import DeadLetter, LetterState
+from eventlane.failure import HOST, DeadLetter, LetterState
 from eventlane.message import Position
 from eventlane.operation import (
     Letters,
@@ -413,4 +412,4 @@ class Operating:
 
     @property
     def _actor(self) -> str:
-        return f"{self.name}@{os.uname().nodename}"
+        return f"{self.name}@{HOST}"

@@ -5,11 +5,11 @@ from typing import get_args
 from uuid import UUID
 
 from eventlane.broker import Broker
-from eventlane.config import did_you_mean
 from eventlane.errors import ConfigError
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.query import Query, query_of
 from eventlane.replay import LeftOut, OperationState, OperationStatus
+from eventlane.wording import near
 
 __all__ = [
     "Letters",
@@ -167,6 +167,6 @@ def checked_operation_state(state: OperationState | None) -> OperationState | No
 def _refuse_unknown(state: str | None, known: tuple[str, ...]) -> None:
     if state is not None and state not in known:
         raise ConfigError(
-            f"state={state!r}: expected None for all, or one of {', '.join(known)}. "
-            f"{did_you_mean(str(state), known)}"
+            f"state={state!r}: expected None for all, or one of {', '.join(known)}."
+            f"{near(str(state), known)}"
         )

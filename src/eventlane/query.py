@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from eventlane.config import did_you_mean
 from eventlane.errors import ConfigError, EventRefused
 from eventlane.event import Key, key_bytes
+from eventlane.wording import did_you_mean
 
 __all__ = ["Query", "query_of"]
 
@@ -142,6 +142,10 @@ def _words(text: str) -> Iterator[tuple[str, str]]:
                 f'value in double quotes where it holds spaces, as in handler:"my handler".'
             )
         qualifier, value = word.groups()
+        if qualifier is None and value.endswith(":"):
+            raise ConfigError(
+                f"query {text!r}: expected something after {value}, as in {_EXAMPLE!r}."
+            )
         if qualifier is None:
             raise ConfigError(
                 f"query {text!r}: expected qualifier:value, got the bare word {value!r}. Say what "

@@ -15,7 +15,8 @@ from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 __all__ = ["Errors", "Retry", "Rule", "decide", "in_force", "matches", "text_of"]
 
 
-_DEFAULT = " A delay is in seconds; leave the option out for its default."
+_DEFAULT = " Leave the option out for its default."
+_SECONDS = " A delay is in seconds; leave the option out for its default."
 
 
 @checked_options
@@ -46,13 +47,29 @@ class Retry:
     def __post_init__(self) -> None:
         number("Retry(attempts", self.attempts, least=1, whole=True, hint=_DEFAULT)
         number("Retry(immediate", self.immediate, least=0, whole=True, hint=_DEFAULT)
-        for option in ("delay_s", "delay_s_max", "jitter"):
-            number(f"Retry({option}", getattr(self, option), least=0, hint=_DEFAULT)
+        for option in ("delay_s", "delay_s_max"):
+            number(f"Retry({option}", getattr(self, option), least=0, hint=_SECONDS)
+        number("Retry(jitter", self.jitter, least=0, hint=_DEFAULT)
         number("Retry(factor", self.factor, least=1, hint=_DEFAULT)
         if self.elapsed_s_max is not None:
-            number("Retry(elapsed_s_max", self.elapsed_s_max, least=0, hint=_DEFAULT)
+            hint = " None is no limit; attempts=1 retries nothing."
+            number("Retry(elapsed_s_max", self.elapsed_s_max, least=0.001, hint=hint)
+        self._refuse_contradictions()
         for rule in self.rules:
             _check_rule(rule)
+
+    def _refuse_contradictions(self) -> None:
+        if self.delay_s > self.delay_s_max:
+            raise ConfigError(
+                f"Retry(delay_s={self.delay_s!r}, delay_s_max={self.delay_s_max!r}): expected "
+                "delay_s_max of at least delay_s, or no retry would wait as long as it says. Raise "
+                "delay_s_max too."
+            )
+        if self.immediate > self.attempts:
+            raise ConfigError(
+                f"Retry(attempts={self.attempts}, immediate={self.immediate}): expected no more "
+                "retries at once than attempts. attempts is the number of runs in all."
+            )
 
     def __str__(self) -> str:
         numbers = [

@@ -1,6 +1,7 @@
 """A handler as it was declared, and a group as the sum of its handlers' declarations."""
 
 import inspect
+import re
 import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +22,12 @@ from typing import (
 )
 
 from eventlane.breaker import Dependency
-from eventlane.config import did_you_mean
 from eventlane.errors import ConfigError
 from eventlane.event import EventType
 from eventlane.handler import Batch, Context
 from eventlane.outcome import LaneOnDead, Outcome
 from eventlane.retry import Retry
+from eventlane.wording import did_you_mean, near
 
 __all__ = [
     "BatchHandlerOptions",
@@ -80,6 +81,7 @@ class Takes(Protocol[E]):
     ) -> Callable[[E, Context[Any]], Outcome | None]: ...
 
 
+_GROUP = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _EXAMPLES = {
     "retry": "retry=Retry(attempts=3)",
     "batch": "batch=Batch(100)",
@@ -153,8 +155,7 @@ class Subscription:
             elif value not in _CHOICES[option]:
                 raise ConfigError(
                     f"{where}: {option}={value!r}: expected one of "
-                    f"{', '.join(map(repr, _CHOICES[option]))}. "
-                    f"{did_you_mean(str(value), _CHOICES[option])}"
+                    f"{', '.join(map(repr, _CHOICES[option]))}.{near(str(value), _CHOICES[option])}"
                 )
         _check_signature(self.function, self.name, batch=self.batch is not None)
 
@@ -178,10 +179,10 @@ def check_group(name: object, where: str) -> None:
     Raises:
         ConfigError: It cannot; `where` says who asked for it.
     """
-    if not isinstance(name, str) or not name or "." in name or len(name) > 200:
+    if not isinstance(name, str) or not _GROUP.fullmatch(name):
         raise ConfigError(
-            f"{where}: expected a group name of 1 to 200 characters without dots, got {name!r}. "
-            "Dots separate topic and group in the names of dead-letter topics."
+            f"{where}: expected a group name of 1 to 200 characters of A-Z a-z 0-9 _ -, got "
+            f"{name!r}. It is a part of the names of dead-letter topics, between dots."
         )
 
 

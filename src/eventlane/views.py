@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from eventlane.message import Position
+from eventlane.wording import counted
 
 __all__ = [
     "FailureSummary",
@@ -132,13 +133,16 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     """Live processes that handle the group."""
     behind: int = 0
     """How many offsets the front is above the group's watermark."""
+    blocked: tuple[str, ...] = ()
+    """What the process that handles the partition says keeps it from going on: a dependency that is
+    out, a partition that is full. A few seconds old."""
     why: str = ""
     """Why it waits, in a sentence."""
 
 
 def why(lane: LaneView) -> str:
     """The sentence that answers why a key waits."""
-    reasons = [_of_lane(lane)]
+    reasons: list[str] = []
     if lane.stopped_at is not None:
         reasons.append(
             f"{lane.topic}[{lane.partition}] is stopped by the dead letter at offset "
@@ -148,16 +152,17 @@ def why(lane: LaneView) -> str:
         reasons.append(f"the group is paused ({lane.paused})")
     if not lane.members:
         reasons.append("no process handles the group")
-    return "; ".join(reasons)
+    held_by = dict.fromkeys((*reasons, *lane.blocked))
+    return "; ".join((_of_lane(lane, is_held=bool(held_by)), *held_by))
 
 
-def _of_lane(lane: LaneView) -> str:
-    front, parked = lane.front, _count(lane.parked, "parked event")
+def _of_lane(lane: LaneView, *, is_held: bool) -> str:
+    front, parked = lane.front, counted(lane.parked, "parked event")
     letter = f"dead letter {lane.dead_letter}"
     if front is None:
         return "nothing of it is known to wait"
     at = f"at offset {front.offset}"
-    failed = f"failed {_count(lane.attempts, 'time')}" if lane.attempts else "has not run yet"
+    failed = f"failed {counted(lane.attempts, 'time')}" if lane.attempts else "has not run yet"
     when = "" if lane.due_at is None else f", due {lane.due_at.isoformat(timespec='seconds')}"
     match lane.state:
         case "blocked" if lane.dead_letter is None:
@@ -172,15 +177,10 @@ def _of_lane(lane: LaneView) -> str:
             return f"its first event, {at}, {failed} and is parked{when}; {parked} in all"
         case "held":
             return f"its first event, {at}, {failed}{when}"
+        case "free" if is_held:
+            return f"its next event, {at}, waits"
         case "free":
-            return (
-                f"nothing holds it: its next event, {at}, runs or waits for its turn, "
-                f"{_count(lane.behind, 'offset')} above the watermark"
-            )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+            return f"nothing holds it: its next event, {at}, runs or waits for its turn"
 
 
 class TracedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,7 +237,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """Where else the log has an event with this id."""
     groups: tuple[GroupTrace, ...]
     caused: tuple[TracedEvent, ...]
-    """What its handlers published, in the order of the log."""
+    """What its handlers published, and what its dead letters say of themselves, in the order of the
+    log."""
     chain: tuple[TracedEvent, ...]
     """All that has its correlation id, in the order of the log; only where it was asked for."""
     is_complete: bool

@@ -31,6 +31,7 @@ async def shop(tmp_path: Path) -> Shop:
         (["--app", "json", "status"], "expected MODULE:APP"),
         (["--app", ".json:dumps", "status"], "expected MODULE:APP"),
         (["--app", "json:dumps", "status"], "expected an eventlane.App"),
+        (["--app", "json:app", "status"], "module json has no 'app'. Known: none."),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_do(
@@ -96,6 +97,32 @@ def test_what_is_mistyped_is_answered_with_what_there_is(
     assert words in capsys.readouterr().err
 
 
+def test_a_command_that_does_something_else_is_not_suggested(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for word in ("resume", "reset", "remove"):
+        words = refused(shop, capsys, word, code=2)
+        assert f"got '{word}'" in words
+        assert "Did you mean" not in words
+
+
+def test_a_refusal_as_json_is_told_on_stdout_too(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code, name, words in (
+        (("groups", "pause", "stok", "--reason", "x"), 3, "NotFound", "Did you mean 'stock'?"),
+        (("groups", "pause", "stock"), 2, "ConfigError", "expected a reason"),
+        (("lane", "order", "bob"), 3, "NotFound", "Did you mean 'orders'?"),
+    ):
+        capsys.readouterr()
+        assert run(shop, *arguments, "--json") == code
+        captured = capsys.readouterr()
+        told = json.loads(captured.out)
+        assert told["error"] == name
+        assert words in told["message"]
+        assert told["message"] in captured.err
+
+
 def test_a_file_that_is_no_broker_fails_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +157,18 @@ def test_an_app_gives_its_broker_and_says_when_it_is_another(
     monkeypatch.setenv("EVENTLANE_BROKER", shop.url)
     assert main(["--app", "shop_with_url:app", "status"]) == 0
     assert f"broker: {shop.url}" in capsys.readouterr().err
+
+
+def test_an_app_that_a_module_does_not_have_is_answered_with_those_that_it_has(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop_of_one.py").write_text(
+        "import eventlane\nshop = eventlane.App('embedded:x')\n"
+    )
+    for name, words in (("nope", "Known: shop."), ("shp", "Did you mean 'shop'?")):
+        assert main(["--app", f"shop_of_one:{name}", "status"]) == 2
+        assert f"module shop_of_one has no '{name}'. {words}" in capsys.readouterr().err
 
 
 def test_commands_to_copy_name_the_broker_that_was_given(
@@ -246,6 +285,14 @@ def test_who_sits_at_a_terminal_is_asked_for_the_reason(
     assert terminal.ended() == 0
     groups: Any = as_json(shop, capsys, "groups", "list")
     assert groups["stock"]["paused"] == "stocktaking"
+
+
+def test_a_question_that_is_left_empty_changes_nothing(shop: Shop) -> None:
+    terminal = Terminal(shop, "groups", "pause", "stock")
+    terminal.until("Why?")
+    terminal.type("")
+    assert terminal.ended() == 2
+    assert "expected a reason, got none. Nothing was changed." in terminal.text
 
 
 def test_an_interrupted_question_changes_nothing(

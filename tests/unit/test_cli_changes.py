@@ -169,7 +169,7 @@ async def test_an_unknown_an_archived_and_a_replaying_letter_are_refused(
     capsys.readouterr()
     assert await in_thread(shop, "replay", cid, dan, "--dry-run") == 3
     out = " ".join(capsys.readouterr().out.split())
-    assert "It would be refused. Nothing was changed." in out
+    assert out.startswith("It would be refused. Nothing was changed. Refused dead letter why")
     assert f"{dan} it is being replayed (ines, " in out
     (letter,) = await shop.letters(query="key:bob")
     assert letter.state == "open"
@@ -206,10 +206,13 @@ async def test_a_later_letter_of_a_lane_is_refused_unless_the_gap_is_allowed(
 ) -> None:
     shop = Shop(tmp_path)
     first, second = await two_dead_of_one_lane(shop)
-    for more, code in (((), 3), (("--allow-gap",), 0)):
+    for more, code, words in (
+        ((), 3, "It would be refused. Nothing was changed. Order conflicts"),
+        (("--allow-gap",), 0, "order conflicts 1"),
+    ):
         assert await in_thread(shop, "replay", second, "--dry-run", *more) == code
         out = " ".join(capsys.readouterr().out.split())
-        assert "order conflicts 1" in out
+        assert words in out
         assert f"dead letter would pass {second} {first}" in out
     assert await in_thread(shop, "replay", second, *BECAUSE) == 3
     assert f"letter {first} (offset 0) of the same lane died" in capsys.readouterr().err

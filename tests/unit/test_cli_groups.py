@@ -38,7 +38,7 @@ def test_groups_are_listed_with_who_handles_them(
     assert groups_of(shop, capsys)["stock"]["dead"] == 1
     out = printed(shop, capsys, "groups", "list")
     assert "group members open parked dead log keeps state" in out
-    assert "stock 0 0 1 1 0 B absent for" in out
+    assert "stock 0 0 1 1 0 B no process for" in out
 
 
 def test_a_group_is_paused_and_goes_on(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +83,8 @@ def test_a_group_is_renamed_with_all_that_it_has(
 def test_a_name_that_cannot_be_is_refused(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     rename = ("groups", "rename", "stock")
     assert "a name that is free" in refused(shop, capsys, *rename, "mails", *BECAUSE)
-    assert "without dots" in refused(shop, capsys, *rename, "a.b", *BECAUSE, code=2)
+    for name in ("a.b", "a b"):
+        assert "characters of A-Z" in refused(shop, capsys, *rename, name, *BECAUSE, code=2)
 
 
 async def test_a_group_that_is_handled_is_neither_renamed_nor_removed(
@@ -109,6 +110,16 @@ def test_a_dry_run_of_a_reset_says_what_it_would_do_and_does_nothing(
     assert "stock: 3 events would come again, 0 events would be passed over." in out
     assert "Nothing was changed." in out
     assert groups_of(shop, capsys)["stock"]["done"] == 1
+
+
+def test_a_reset_shows_the_partitions_that_change_and_counts_the_others(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reset = ("groups", "reset", "mails", "--to", "now", "--dry-run")
+    out = printed(shop, capsys, *reset)
+    assert "partition from" not in out
+    assert "2 partitions without a change (--all has them too)" in out
+    assert "orders 0 " in printed(shop, capsys, *reset, "--all")
 
 
 async def test_a_reset_has_events_handled_again(
@@ -175,6 +186,10 @@ def test_without_a_terminal_what_cannot_be_undone_needs_the_name_twice(
     assert f"add --yes-{command} stock. Nothing was changed." in words
     words = refused(shop, capsys, *arguments, *BECAUSE, f"--yes-{command}", "stok")
     assert "expected 'stock' to be typed, got 'stok'. Nothing was changed." in words
+    assert run(shop, *arguments, *BECAUSE, "--json") == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"] == "Refused"
+    assert (told["plan"]["group"], told["plan"]["is_done"]) == ("stock", False)
     assert {**groups_of(shop, capsys)["stock"], "absent_s": 0} == {**before, "absent_s": 0}
 
 
@@ -190,6 +205,24 @@ def test_at_a_terminal_the_name_is_asked_for_below_what_would_be_lost(
         assert terminal.ended() == code
     assert "stock is removed" in terminal.text
     assert set(groups_of(shop, capsys)) == {"mails"}
+
+
+async def test_what_was_done_to_a_group_is_told_after_its_removal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Shop(tmp_path)
+    await shop.handle_all(Ordered("ada", 0), Ordered("bob", 0), Ordered("cid", 0))
+    assert await in_thread(shop, "archive", "--query", "key:ada", *BECAUSE) == 0
+    assert await in_thread(shop, "replay", "--query", "key:bob", *BECAUSE) == 0
+    remove = ("groups", "remove", "stock", "--yes-remove", "stock", *BECAUSE)
+    assert await in_thread(shop, *remove) == 0
+    capsys.readouterr()
+    assert await in_thread(shop, "ops", "list", "--json") == 0
+    told = [
+        [each[name] for name in ("kind", "state", "total", "changed", "returned", "pending")]
+        for each in json.loads(capsys.readouterr().out)
+    ]
+    assert told == [["replay", "done", 1, 0, 1, 0], ["archive", "done", 1, 1, 0, 0]]
 
 
 def test_a_group_is_removed_with_its_name_twice(

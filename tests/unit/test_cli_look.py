@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from eventlane import App, Context, Retry
+from eventlane.clock import yield_to_loop
 from tests.unit.cli_shop import (
     Ordered,
     Shop,
@@ -53,7 +54,7 @@ def test_status_says_what_is_dead_and_absent(
     out = printed(shop, capsys, "status")
     assert "group members waiting in flight held parked dead done" in out
     assert "stock 0 0 0 0 1 1 1" in out
-    assert "stock is absent: no process has handled it for" in out
+    assert "No process handles stock (since " in out
     assert "stock has 1 open dead letter; 1 event parked, behind them or until a retry." in out
     assert "mails has" not in out
 
@@ -65,7 +66,7 @@ async def test_status_says_what_an_absent_group_makes_the_log_keep(
         pass
     await in_thread(shop, "status")
     out = " ".join(capsys.readouterr().out.split())
-    assert ", and 2 events of the log wait. The log keeps" in out
+    assert "), and 2 events of the log wait. The log keeps" in out
 
 
 def test_status_says_why_a_group_is_paused_and_how_it_goes_on(
@@ -92,8 +93,23 @@ async def test_status_says_what_stops_a_partition(
         await strict.run_until_idle(timeout_s=20)
     await in_thread(shop, "status")
     out = " ".join(capsys.readouterr().out.split())
-    assert "audit is blocked: orders[0] is stopped by a dead letter" in out
-    assert "at offset 0: replay or archive it." in out
+    assert "audit is blocked: orders[0] is stopped by the dead letter at offset 0: replay" in out
+
+
+async def test_status_says_once_what_the_file_and_its_owner_say(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    app = App(shop.url, durability="os", partitions=1)
+
+    @app.subscribe(Ordered, group="audit", on_dead="stop", retry=Retry(attempts=1))
+    async def handle(ordered: Ordered, ctx: Context) -> None:
+        raise ValueError("no")
+
+    async with app, app.handling():
+        await app.publish(Ordered("ada", 1))
+        while not (await app.status()).groups["audit"].dead:
+            await yield_to_loop()
+        (sentence,) = (await app.status()).groups["audit"].blocked
+    assert sentence == "orders[0] is stopped by the dead letter at offset 0: replay or archive it"
 
 
 async def test_status_of_what_is_well_says_so(
@@ -103,7 +119,7 @@ async def test_status_of_what_is_well_says_so(
     async with shop.open_for_business():
         await shop.app.publish(Ordered("ada", 1))
         assert await in_thread(shop, "status") == 0
-    assert "Nothing is dead, blocked, paused or absent." in capsys.readouterr().out
+    assert "Nothing is dead, blocked or paused" in capsys.readouterr().out
 
 
 async def test_a_broker_without_groups_says_so(
@@ -111,7 +127,7 @@ async def test_a_broker_without_groups_says_so(
 ) -> None:
     async with App(f"embedded:{tmp_path}", durability="os"):
         pass
-    for command in ("status", "groups list"):
+    for command in ("status", "lag", "groups list"):
         assert await in_thread(Shop(tmp_path), *command.split()) == 0
         assert "No groups yet" in capsys.readouterr().out
 
@@ -253,6 +269,19 @@ def test_a_lane_says_why_its_key_waits(shop: Shop, capsys: pytest.CaptureFixture
     assert f"stock: dead letter {lanes['stock']['dead_letter']} at offset" in out
     assert "1 parked event behind: replay or archive it; no process handles the group." in out
     assert f"failures show {lanes['stock']['dead_letter']}" in out
+
+
+async def test_a_lane_names_its_event_once_for_all_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Shop(tmp_path)
+    await shop.handle_all(Ordered("ada", 1))
+    async with published_only(shop, Ordered("ada", 2)):
+        pass
+    assert await in_thread(shop, "lane", "orders", "ada") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("the event:") == 1
+    assert "mails: its next event, at offset 1, waits; no process handles the group." in out
 
 
 def test_a_key_is_taken_as_it_is_typed(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from eventlane import OrderConflict, Plan, Position
 from eventlane.cli.output import Column, fields, plain, table
-from eventlane.cli.words import ago, counted, lines, moment, one_line, size
+from eventlane.cli.words import ago, lines, moment, one_line, size
+from eventlane.wording import counted
 
 NOW = datetime(2026, 11, 25, 4, 30, tzinfo=UTC)
 

@@ -235,7 +235,7 @@ VIEW = LaneView(group=GROUP, topic=TOPIC, partition=3, ordering="key", state="fr
         ({}, "nothing of it is known to wait"),
         (
             {"front": LaneFront(9, uuid4(), "Step"), "behind": 1},
-            "its next event, at offset 9, runs or waits for its turn, 1 offset above",
+            "nothing holds it: its next event, at offset 9, runs or waits for its turn",
         ),
         (
             {"state": "blocked", "front": LaneFront(9, None, None), "parked": 1},
@@ -251,6 +251,10 @@ VIEW = LaneView(group=GROUP, topic=TOPIC, partition=3, ordering="key", state="fr
         ),
         ({"stopped_at": 4}, "steps[3] is stopped by the dead letter at offset 4"),
         ({"members": 0}, "; no process handles the group"),
+        (
+            {"front": LaneFront(9, uuid4(), "Step"), "blocked": ("smtp is out",)},
+            "its next event, at offset 9, waits; smtp is out",
+        ),
     ],
 )
 def test_why_a_key_waits_is_one_sentence(changes: dict[str, Any], words: str) -> None:

@@ -4,8 +4,9 @@ import re
 
 from eventlane.broker import Broker
 from eventlane.clock import Clock, SystemClock
-from eventlane.config import Limits, did_you_mean
+from eventlane.config import Limits
 from eventlane.errors import ConfigError
+from eventlane.wording import near
 
 __all__ = ["connect", "redacted"]
 
@@ -38,8 +39,8 @@ async def connect(
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in ("embedded", *_NETWORKED):
         raise ConfigError(
-            f"broker URL: expected embedded:DIR or embedded::memory:, got {redacted(url)!r}. "
-            f"{did_you_mean(scheme, ('embedded', *_NETWORKED))}"
+            f"broker URL: expected embedded:DIR or embedded::memory:, got {redacted(url)!r}."
+            f"{near(scheme, ('embedded',))}"
         )
     if scheme in _NETWORKED:
         raise ConfigError(

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from eventlane import App, ConfigError, Conflict, EventlaneError, NotFound, Refused
 from eventlane.cli import changes, events, groups, letters, look, operations, prove, run
-from eventlane.cli.arguments import Parser, add_place, place
+from eventlane.cli.arguments import NotConfirmed, Parser, add_place, place
 from eventlane.cli.loading import load_app
+from eventlane.cli.output import plain, show_line
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _FAILED, _USAGE, _REFUSED = 1, 2, 3
 _REFUSALS = (Conflict, NotFound, Refused)
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 usage, 3 refused, 4 partly done.
     """
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
     except SystemExit as ended:  # --help, or what is no command
         return 0 if ended.code is None else int(ended.code)
     for stream in (sys.stdout, sys.stderr):
@@ -46,20 +47,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = asyncio.run(_connected(options))
         sys.stdout.flush()
         return code
-    except _REFUSALS as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return _REFUSED
-    except ConfigError as error:
-        print(f"eventlane: {error}", file=sys.stderr)
-        return _USAGE
     except EventlaneError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return _FAILED
+        return _failed(error, options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _failed(error: EventlaneError, options: argparse.Namespace) -> int:
+    """Say why: to people on stderr, to programs as JSON too."""
+    if getattr(options, "json", False):
+        told = {"error": type(error).__name__, "message": str(error)}
+        if isinstance(error, NotConfirmed):
+            told |= {"error": "Refused", "plan": plain(error.plan)}
+        show_line(told)
+    code, word = _FAILED, "failed"
+    if isinstance(error, _REFUSALS):
+        code, word = _REFUSED, "refused"
+    elif isinstance(error, ConfigError):
+        code, word = _USAGE, "eventlane"
+    print(f"{word}: {error}", file=sys.stderr)
+    return code
 
 
 def _refuse_what_is_no_text(options: argparse.Namespace) -> None:
@@ -112,16 +122,17 @@ def _refuse_missing(url: str) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+def parser() -> argparse.ArgumentParser:
+    """What takes the arguments of all commands; the reference is made from it."""
+    made = Parser(
         prog="eventlane",
         description="Look at a broker, and look after what failed. Begin with `eventlane status`.",
         epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 partly done.",
     )
-    add_place(parser)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_place(made)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for each in (look, letters, changes, operations, groups, events):
         each.add_commands(commands)
     run.add_command(commands)
     prove.add_command(commands)
-    return parser
+    return made

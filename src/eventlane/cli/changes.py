@@ -18,7 +18,7 @@ from eventlane.cli.arguments import (
 from eventlane.cli.letters import now_of
 from eventlane.cli.operations import exit_code, print_operation, until_ended
 from eventlane.cli.output import Column, fields, heading, note, say, show, table, working
-from eventlane.cli.words import counted
+from eventlane.wording import counted
 
 __all__ = ["add_commands"]
 
@@ -148,13 +148,14 @@ def _print_plan(plan: Plan, options: argparse.Namespace, *, is_query: bool) -> i
     elif not plan.count and not plan.refusal_count:
         raise NotFound("no open dead letter meets that. Nothing would be done.")
     else:
-        _print_figures(plan)
-        _print_conflicts(plan, options)
-        _print_refusals(plan, is_query=is_query)
-        print()
         if is_refused:
             say("It would be refused. Nothing was changed.", style="bold red")
         else:
+            _print_figures(plan)
+        _print_conflicts(plan, options)
+        _print_refusals(plan, is_query=is_query and not is_refused)
+        if not is_refused:
+            print()
             say("Nothing was changed. Without --dry-run, and with --reason, it begins.")
     return _REFUSED if is_refused else 0
 

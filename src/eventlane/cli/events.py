@@ -159,7 +159,7 @@ async def _trace(app: App, options: argparse.Namespace) -> int:
         )
     else:
         say(f"No group reads {event.topic}.")
-    _print_events("What its handlers published", trace.caused)
+    _print_events("What came of it", trace.caused)
     if options.chain:
         _print_events("All with its correlation id", trace.chain)
     if not trace.is_complete:
@@ -243,5 +243,6 @@ def _hints(lanes: Sequence[LaneView], options: argparse.Namespace) -> Iterator[t
             yield "what died", command(options, "failures", "show", each.dead_letter)
         if each.paused is not None:
             yield "let it go on", command(options, "groups", "resume", each.group)
-        if each.front is not None and each.front.event_id is not None:
-            yield "the event", command(options, "trace", each.front.event_id)
+    fronts = [each.front.event_id for each in lanes if each.front and each.front.event_id]
+    for event_id in dict.fromkeys(fronts):
+        yield "the event", command(options, "trace", event_id)

@@ -1,32 +1,30 @@
 """`eventlane groups`: pause and resume them, and change where they go on, or whether at all."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.text import Text
 
-from eventlane import App, ConfigError, GroupStatus, RemovalPlan, ResetPlan
+from eventlane import App, ConfigError, GroupStatus, PartitionReset, RemovalPlan, ResetPlan
 from eventlane.cli.arguments import (
     actor_of,
     add_change,
     add_json,
     command,
-    near,
     reason_of,
     refuse_unless_typed,
 )
 from eventlane.cli.letters import now_of
 from eventlane.cli.look import dead_count, members_count
 from eventlane.cli.output import Column, fields, say, say_command, show, table, working
-from eventlane.cli.words import counted, duration, size
+from eventlane.cli.words import duration, size
+from eventlane.wording import counted, near
 
 __all__ = ["add_commands"]
 
 _TO = "first, now, a time as in 2026-11-25T10:00 (UTC), or TOPIC/PARTITION=OFFSET, several too"
-_TRYING = "to look"
-"""The reason of what changes nothing."""
 
 
 def add_commands(commands: Any) -> None:
@@ -45,6 +43,7 @@ def add_commands(commands: Any) -> None:
         groups, "reset", _reset, "go on somewhere else: handle events again, or pass over some"
     )
     reset.add_argument("--to", metavar="WHERE", action="append", required=True, help=_TO)
+    reset.add_argument("--all", action="store_true", help="also partitions that do not change")
     reset.add_argument("--yes-reset", metavar="GROUP", help="its name once more: you are sure")
     remove = _command(
         groups, "remove", _remove, "forget its positions and dead letters; the log stays"
@@ -105,7 +104,8 @@ def _state(group: GroupStatus) -> Text:
     if group.blocked:
         return Text("blocked", style="red")
     if not group.members:
-        return Text(f"absent for {duration(group.absent_s)}", style="yellow")
+        what = "absent" if group.is_absent else "no process"
+        return Text(f"{what} for {duration(group.absent_s)}", style="yellow")
     return Text("handled", style="green")
 
 
@@ -146,13 +146,13 @@ async def _reset(app: App, options: argparse.Namespace) -> int:
     to = _target(options.to)
     await now_of(app, options.group)
     with working("looking at the log"):
-        plan = await app.reset(options.group, to, reason=_TRYING, dry_run=True)
+        plan = await app.reset(options.group, to, dry_run=True)
     if options.dry_run:
         return _print_reset(plan, options)
     reason = reason_of(options)
     if options.yes_reset is None and not options.json:
         _print_reset(plan, options)
-    refuse_unless_typed(options.yes_reset, group=options.group, option="--yes-reset")
+    refuse_unless_typed(options.yes_reset, group=options.group, option="--yes-reset", plan=plan)
     with working("resetting"):
         plan = await app.reset(options.group, to, reason=reason, actor=actor_of(options))
     return _print_reset(plan, options)
@@ -189,21 +189,12 @@ def _print_reset(plan: ResetPlan, options: argparse.Namespace) -> int:
     if options.json:
         show(plan)
         return 0
-    table(
-        (
-            Column("topic", least=12),
-            *("partition", "from", "to", "again", "passed over"),
-            *(Column("parked dropped", spare=2), Column("open letters", spare=1)),
-        ),
-        (
-            (
-                *(each.topic, each.partition, each.from_offset, each.to_offset),
-                *(each.handled_again, each.passed_over),
-                *(each.parked_dropped, each.open_letters),
-            )
-            for each in plan.partitions
-        ),
-    )
+    shown = [each for each in plan.partitions if options.all or _changes(each)]
+    if shown:
+        _print_partitions(shown)
+    left_out = len(plan.partitions) - len(shown)
+    if left_out:
+        say(f"{counted(left_out, 'partition')} without a change (--all has them too)")
     print()
     come, are = ("come", "are") if plan.is_done else ("would come", "would be")
     say(
@@ -220,18 +211,41 @@ def _print_reset(plan: ResetPlan, options: argparse.Namespace) -> int:
     return 0
 
 
+def _changes(partition: PartitionReset) -> bool:
+    dropped = partition.parked_dropped or partition.attempts_dropped or partition.open_letters
+    return bool(dropped) or partition.from_offset != partition.to_offset
+
+
+def _print_partitions(partitions: Sequence[PartitionReset]) -> None:
+    table(
+        (
+            Column("topic", least=12),
+            *("partition", "from", "to", "again", "passed over"),
+            *(Column("parked dropped", spare=2), Column("open letters", spare=1)),
+        ),
+        (
+            (
+                *(each.topic, each.partition, each.from_offset, each.to_offset),
+                *(each.handled_again, each.passed_over),
+                *(each.parked_dropped, each.open_letters),
+            )
+            for each in partitions
+        ),
+    )
+
+
 # --- remove -----------------------------------------------------------------------------------
 
 
 async def _remove(app: App, options: argparse.Namespace) -> int:
     await now_of(app, options.group)
-    plan = await app.remove_group(options.group, reason=_TRYING, dry_run=True)
+    plan = await app.remove_group(options.group, dry_run=True)
     if options.dry_run:
         return _print_removal(plan, options)
     reason = reason_of(options)
     if options.yes_remove is None and not options.json:
         _print_removal(plan, options)
-    refuse_unless_typed(options.yes_remove, group=options.group, option="--yes-remove")
+    refuse_unless_typed(options.yes_remove, group=options.group, option="--yes-remove", plan=plan)
     with working("removing"):
         plan = await app.remove_group(
             options.group, typed_name=options.group, reason=reason, actor=actor_of(options)

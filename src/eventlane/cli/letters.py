@@ -16,7 +16,6 @@ from eventlane.cli.arguments import (
     add_state,
     command,
     id_of,
-    near,
     query_of,
     state_of,
 )
@@ -31,7 +30,8 @@ from eventlane.cli.output import (
     show,
     table,
 )
-from eventlane.cli.words import ago, counted, lines, moment, one_line, size
+from eventlane.cli.words import ago, lines, moment, one_line, size
+from eventlane.wording import counted
 
 __all__ = ["add_commands", "now_of"]
 
@@ -111,10 +111,8 @@ async def now_of(app: App, group: str | None = None) -> datetime:
         NotFound: There is none.
     """
     status = await app.status()
-    if group is not None and group not in status.groups:
-        known = sorted(status.groups)
-        hint = near(group, known) or f" Known: {', '.join(known) or 'none'}."
-        raise NotFound(f"group {group!r}: there is none.{hint}")
+    if group is not None:
+        status.group(group)
     return status.as_of
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.text import Text
 
-from eventlane import App, GroupStatus, PartitionReset, Status
+from eventlane import App, GroupStatus, Status
 from eventlane.cli.arguments import add_json, command, place
-from eventlane.cli.output import Column, heading, say, say_command, show, table, working
-from eventlane.cli.words import counted, duration, size
+from eventlane.cli.output import Column, heading, say, say_command, show, table
+from eventlane.cli.words import duration, size
+from eventlane.wording import counted
 
 __all__ = ["add_commands", "dead_count", "members_count"]
 
@@ -17,6 +18,7 @@ _COUNTS = ("waiting", "in_flight", "held", "parked", "dead", "done")
 _RARE = ("archived", "skipped", "edited", "lost")
 """Shown where they are not 0 in all groups."""
 _BLOCKED_MAX = 5
+_NO_GROUPS = "No groups yet: one is there once a process has handled it."
 
 
 def add_commands(commands: Any) -> None:
@@ -55,7 +57,7 @@ async def _status(app: App, options: argparse.Namespace) -> int:
         show(status)
         return 0
     if not status.groups:
-        say("No groups yet: one is there once a process has handled it.")
+        say(_NO_GROUPS)
         return 0
     rare = [each for each in _RARE if any(getattr(g, each) for g in status.groups.values())]
     say(f"{place(app)} at {status.as_of:%Y-%m-%d %H:%M:%S} UTC", style="dim")
@@ -83,7 +85,7 @@ async def _status(app: App, options: argparse.Namespace) -> int:
     for style, sentence in sentences:
         say(sentence, style=style, indent="- ")
     if not sentences:
-        say("Nothing is dead, blocked, paused or absent.", style="green")
+        say("Nothing is dead, blocked or paused, and all groups are handled.", style="green")
     hints = dict(_hints(status, options))
     if hints:
         print()
@@ -143,15 +145,17 @@ def _holds(name: str, group: GroupStatus) -> Iterator[tuple[str, str]]:
     if group.paused is not None:
         yield "yellow", f"{name} is paused: {group.paused}."
     if not group.members:
-        yield "yellow", f"{name} is absent: {_absence(group)}."
-
-
-def _absence(group: GroupStatus) -> str:
-    waits = f", and {counted(group.open, 'event')} of the log wait" if group.open else ""
-    absence = f"no process has handled it for {duration(group.absent_s)}{waits}"
-    if group.is_absent:
-        absence += ". Start one, or remove the group if nobody needs it any more"
-    return absence
+        waits = f", and {counted(group.open, 'event')} of the log wait" if group.open else ""
+        since = duration(group.absent_s)
+        yield (
+            "yellow",
+            (
+                f"{name} is absent: no process has handled it for {since}{waits}. Start one, or "
+                "remove the group if nobody needs it any more."
+                if group.is_absent
+                else f"No process handles {name} (since {since}){waits}."
+            ),
+        )
 
 
 def _hints(status: Status, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
@@ -172,32 +176,13 @@ def _hints(status: Status, options: argparse.Namespace) -> Iterator[tuple[str, s
 async def _lag(app: App, options: argparse.Namespace) -> int:
     status = await app.status()
     names = sorted(status.groups) if options.group is None else [options.group]
-    with working("looking at the log"):
-        partitions = {name: await _partitions(app, name) for name in names}
-    groups = {name: status.groups[name] for name in names}
+    groups = {name: status.group(name) for name in names}
     if options.json:
-        show(
-            {
-                name: {
-                    "open": group.open,
-                    "parked": group.parked,
-                    "retained_bytes": group.retained_bytes,
-                    "members": group.members,
-                    "partitions": [
-                        {
-                            "topic": each.topic,
-                            "partition": each.partition,
-                            "watermark": each.from_offset,
-                            "end": each.to_offset,
-                            "open": _open(each),
-                            "parked": each.parked_dropped,
-                        }
-                        for each in partitions[name]
-                    ],
-                }
-                for name, group in groups.items()
-            }
-        )
+        shown = ("open", "parked", "retained_bytes", "members", "partitions")
+        show({n: {each: getattr(group, each) for each in shown} for n, group in groups.items()})
+        return 0
+    if not groups:
+        say(_NO_GROUPS)
         return 0
     table(
         (
@@ -213,10 +198,10 @@ async def _lag(app: App, options: argparse.Namespace) -> int:
         ),
     )
     rows = [
-        (name, each.topic, each.partition, each.from_offset, each.to_offset, _open(each))
-        for name in names
-        for each in partitions[name]
-        if options.all or _open(each)
+        (name, each.topic, each.partition, each.watermark, each.end, each.open)
+        for name, group in groups.items()
+        for each in group.partitions
+        if options.all or each.open
     ]
     if not rows:
         print()
@@ -231,16 +216,6 @@ async def _lag(app: App, options: argparse.Namespace) -> int:
         rows,
     )
     return 0
-
-
-async def _partitions(app: App, group: str) -> tuple[PartitionReset, ...]:
-    """Where a group is in each partition: what a reset to the end would do has it all."""
-    plan = await app.reset(group, "now", reason="to look", dry_run=True)
-    return plan.partitions
-
-
-def _open(partition: PartitionReset) -> int:
-    return partition.passed_over - partition.parked_dropped
 
 
 # --- topics -----------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ from eventlane.cli.output import (
     show,
     table,
 )
-from eventlane.cli.words import ago, counted, moment
+from eventlane.cli.words import ago, moment
+from eventlane.wording import counted
 
 __all__ = ["add_commands", "exit_code", "print_operation", "until_ended"]
 
@@ -220,9 +221,10 @@ def _sentences(status: OperationStatus) -> Iterator[tuple[str, str]]:
     if status.why is not None:
         yield "yellow", f"Why: {status.why}."
     if status.waiting_for is not None:
+        by_itself = " It goes on by itself once that has changed."
         yield (
             "yellow",
-            f"It waits: {status.waiting_for}. It goes on by itself once that has changed.",
+            f"It waits: {status.waiting_for}.{'' if status.state == 'paused' else by_itself}",
         )
 
 

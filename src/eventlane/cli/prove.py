@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from eventlane import ConfigError
-from eventlane.cli.output import show
+from eventlane.cli.output import show, show_line
 from eventlane.testing.checker import Kind
 from eventlane.testing.overtaking.job import made_app
 from eventlane.testing.overtaking.ordeal import ChildEnded, Ordeal
 from eventlane.testing.overtaking.proof import Proof, final, proof_of
+from eventlane.wording import counted
 
 __all__ = ["add_command", "run"]
 
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             proof = asyncio.run(_overtake(directory, options.seconds, seed, quiet=options.json))
         except (ChildEnded, OSError) as error:
+            if options.json:
+                show_line({"error": type(error).__name__, "message": str(error)})
             print(f"failed: {error}", file=sys.stderr)
             return 1
     if options.json:
@@ -140,8 +143,8 @@ def _print(proof: Proof) -> None:
     for line in (
         (
             f"{proof.acknowledged:,} events acknowledged, {proof.handled:,} handled, "
-            f"{proof.handled_again:,} of them again after a kill; {proof.failed} runs failed; "
-            f"kill -9 {proof.kills} times"
+            f"{proof.handled_again:,} of them again after a kill; {counted(proof.failed, 'run')} "
+            f"failed; kill -9 {counted(proof.kills, 'time')}"
         ),
         (
             f"lost {proof.lost}, overtaken {found[Kind.OVERTAKE]}, "
@@ -156,6 +159,11 @@ def _print(proof: Proof) -> None:
         ),
         "",
         *str(proof.verdict).splitlines(),
+        (
+            f"The other {len(proof.verdict.unchecked)} checks need settlements, which this ordeal "
+            "does not record, or dead letters and replays, of which it has none. A simulation has "
+            "all of them: python -m eventlane.testing.simulation --count 100"
+        ),
     ):
         print(textwrap.fill(line, _WIDTH, subsequent_indent="    "))
     if proof.verdict.clean and not proof.clean:

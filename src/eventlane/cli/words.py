@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-__all__ = ["ago", "counted", "duration", "lines", "moment", "one_line", "size"]
+__all__ = ["ago", "duration", "lines", "moment", "one_line", "size"]
 
 _UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
 
@@ -41,11 +41,6 @@ def size(size_bytes: int) -> str:
         if rest < 999.95:
             return f"{rest:.1f} {unit}"
     return f"{rest:,.0f} TB"
-
-
-def counted(count: int, what: str) -> str:
-    """`1 event`, `2 events`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def one_line(text: str | bytes | None) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from eventlane.errors import NotSerialisable, Undecodable
 from eventlane.serde.plain import plain_check
-from eventlane.serde.unreadable import explain_bytes
+from eventlane.serde.unreadable import HINTS, explain_bytes
 from eventlane.serde.unwritable import explain_event, same
 from eventlane.serde.wire import is_pydantic, reads_one_form, refuse_unusable, wire
 
@@ -123,7 +123,7 @@ class JsonCodec:
                 stage: Literal["decode", "validate"] = "validate" if _is_json(value) else "decode"
                 reason = explain_bytes(cls, error, stage)
             # Raised out here, and so without a cause: the library's message may quote the payload.
-            raise Undecodable(reason, stage=stage)
+            raise Undecodable(reason, stage=stage, hint=HINTS[stage])
 
         return decoded
 

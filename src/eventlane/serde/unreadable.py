@@ -11,22 +11,23 @@ import msgspec
 
 from eventlane.serde.wire import names_in_schema
 
-__all__ = ["explain_bytes", "placed"]
+__all__ = ["HINTS", "explain_bytes", "placed"]
 
 _MSGSPEC_PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[\w.\[\]]*)`$")
+
+
+HINTS = {
+    "decode": "see who publishes to this topic, and in which format",
+    "validate": "see who published it, and with which version of the type",
+}
+"""Where to look, by the stage in which bytes were refused."""
 
 
 def explain_bytes(cls: type, error: Exception, stage: Literal["decode", "validate"]) -> str:
     """Says why reading bytes as a type failed with an error, without a word of the bytes."""
     if stage == "decode":
-        return (
-            f"{cls.__qualname__}: expected JSON in UTF-8, got other bytes; see who publishes to "
-            "this topic, and in which format"
-        )
-    return (
-        f"{placed(cls.__qualname__, cls, error)}; see who published it, and with which version of "
-        "the type"
-    )
+        return f"{cls.__qualname__}: expected JSON in UTF-8, got other bytes"
+    return placed(cls.__qualname__, cls, error)
 
 
 def placed(path: str, hint: Any, error: Exception) -> str:

@@ -498,9 +498,9 @@ async def an_edited_event_that_is_none_is_refused_by_its_field(make: Factory) ->
     async with (app := stage.app(allow_edit=True)):
         edit = app.edit_and_replay
         for value, *words in (
-            (b'{"key":"a","number":"x"}', "number", "expected int", "got str"),
+            (b'{"key":"a","number":"x"}', "cannot be read: Step.number: expected int, got str."),
             ('{"key":"a"}', "number", "got none"),
-            ({"key": "b", "number": 1}, "expected the key b'a'", "got b'b'"),
+            ({"key": "b", "number": 1}, "expected the key 'a'", "got 'b'"),
             (b"{", "expected JSON"),
             (7, "expected one, or its JSON", "got int"),
         ):

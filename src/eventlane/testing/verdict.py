@@ -9,6 +9,7 @@ import msgspec
 
 from eventlane.testing.history import Final, Operation, Started
 from eventlane.testing.standing import KnownLog
+from eventlane.wording import key_in_words
 
 __all__ = ["Anomaly", "Findings", "Kind", "Place", "Verdict", "in_words"]
 
@@ -97,9 +98,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(kind for kind, count in self.checked.items() if not count)
 
     def __str__(self) -> str:
-        made = [f"{kind} {count}" for kind, count in self.checked.items() if count]
         lines = [str(each) for each in self.anomalies[:_SHOWN]]
         counts = Counter(each.kind for each in self.anomalies)
+        made = [f"{kind} {counts[kind]} of {n:,}" for kind, n in self.checked.items() if n]
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
         if len(self.anomalies) > _SHOWN:
             lines.append(f"... and {len(self.anomalies) - _SHOWN} more")
@@ -157,7 +158,7 @@ class Findings:
             where = f"{where}, offset {offset}"
             key = self._logs[at.topic, at.partition].key_of(offset)
             if key is not None:
-                where = f"{where}, key {key!r}"
+                where = f"{where}, key {key_in_words(key)}"
         shown = tuple(each for each in operations if each and not isinstance(each, Final))
         self.anomalies.append(
             Anomaly(

@@ -1,9 +1,9 @@
 """Why a key waits: read from what is durable. What a trace reads in the same way is here too."""
 
+import re
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -14,7 +14,9 @@ from eventlane.brokers.embedded import failures
 from eventlane.brokers.embedded.failures import LETTER, LETTER_COLUMNS, Place, letter_from
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.groups import decode_runs
+from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import LogReader, LogTopic
+from eventlane.brokers.embedded.members import Heartbeat
 from eventlane.clock import yield_to_loop
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import EVENT_TYPE, Record, headers_of
@@ -31,7 +33,6 @@ __all__ = [
     "letters_where",
     "snapshot",
     "text_of",
-    "utc",
 ]
 
 _AHEAD_MAX = 10_000
@@ -41,6 +42,8 @@ _SINGLES_MAX = 1_000
 """Lanes of one event each that are looked at."""
 
 AT = "consumer_group = ? AND topic = ? AND partition = ?"
+_PLACE = re.compile(r"[\w.-]+\[\d+\](?= )")
+"""What a sentence about one partition begins with."""
 _ALIVE = "state IN ('open', 'replaying')"
 _decode_attempts = msgspec.json.Decoder(Attempts).decode
 
@@ -65,6 +68,8 @@ class Group(NamedTuple):
     start_offset: int
     watermark: int
     settled: tuple[tuple[int, int], ...]
+    owner: str | None
+    """The id of the member that handles it."""
 
     def has_settled(self, offset: int) -> bool:
         return offset < self.watermark or any(a <= offset < b for a, b in self.settled)
@@ -78,18 +83,24 @@ class Group(NamedTuple):
 def groups_of(connection: sqlite3.Connection, topic: str, partition: int) -> list[Group]:
     """The groups that consume a partition."""
     rows = connection.execute(
-        "SELECT name, ordering, paused, start_offset, watermark, settled FROM progress "
+        "SELECT name, ordering, paused, start_offset, watermark, settled, owner FROM progress "
         "JOIN consumer_group ON consumer_group.name = progress.consumer_group "
         "WHERE topic = ? AND partition = ? ORDER BY name",
         (topic, partition),
     )
-    return [Group._make((*row[:5], decode_runs(row[5]))) for row in rows.fetchall()]
+    return [Group._make((*row[:5], decode_runs(row[5]), row[6])) for row in rows.fetchall()]
 
 
 async def lane_views(
-    file: File, log: LogReader, topic: LogTopic, key: bytes, members: Mapping[str, int]
+    file: File,
+    log: LogReader,
+    topic: LogTopic,
+    key: bytes,
+    members: Mapping[str, int],
+    *,
+    heartbeat: Callable[[str], Heartbeat | None] = lambda _: None,
 ) -> list[LaneView]:
-    """See `Queries.lane`. `members`: how many are live, by group."""
+    """See `Queries.lane`. `members`: how many are live, by group; `heartbeat` of one by its id."""
     partition = crc32(key) % topic.partitions
     with file.reading():
         groups = groups_of(file.reader, topic.name, partition)
@@ -106,14 +117,23 @@ async def lane_views(
         if view.front is None and ahead:
             view = msgspec.structs.replace(view, front=_front(*ahead[0]))
         front = view.front
+        owner = None if group.owner is None else heartbeat(group.owner)
         view = msgspec.structs.replace(
             view,
+            blocked=() if owner is None else _about(topic.name, partition, owner.blocked),
             members=members.get(group.name, 0),
             behind=0 if front is None else max(0, front.offset - group.watermark),
             stopped_at=None if front is not None and stopped_at == front.offset else stopped_at,
         )
         views.append(msgspec.structs.replace(view, why=why(view)))
     return views
+
+
+def _about(topic: str, partition: int, blocked: Sequence[str]) -> tuple[str, ...]:
+    """The sentences of an owner that are not about another one of its partitions."""
+    places = ((_PLACE.match(each), each) for each in blocked)
+    own = f"{topic}[{partition}]"
+    return tuple(each for place, each in places if place is None or place[0] == own)
 
 
 class _Lanes:
@@ -268,11 +288,6 @@ def _front(offset: int, record: Record) -> LaneFront:
 def error_of(letter: DeadLetter) -> str:
     """What a letter died of."""
     return f"{letter.error_class}: {letter.error_message}"
-
-
-def utc(at_ms: int) -> datetime:
-    """A wall time, in UTC."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def text_of(value: bytes | None) -> str | None:

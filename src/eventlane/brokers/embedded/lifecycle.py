@@ -17,12 +17,12 @@ from eventlane.brokers.embedded.failures import Place
 from eventlane.brokers.embedded.groups import decode_runs
 from eventlane.brokers.embedded.log import decode_batch, end_of, start_of
 from eventlane.brokers.embedded.members import Members
-from eventlane.brokers.embedded.operators import By
+from eventlane.brokers.embedded.operators import By, refuse_unknown
 from eventlane.brokers.embedded.parts import Audited, audit, let_go
 from eventlane.brokers.embedded.work import Transaction
-from eventlane.config import did_you_mean
 from eventlane.errors import NotFound, Refused
 from eventlane.views import PartitionReset, RemovalPlan, ResetPlan, ResetTo
+from eventlane.wording import did_you_mean
 
 __all__ = ["plan_removal", "plan_reset", "remove", "rename", "reset"]
 
@@ -48,7 +48,7 @@ def plan_reset(connection: sqlite3.Connection, group: str, to: ResetTo) -> Reset
         NotFound: There is no such group, topic or partition.
         Refused: The log does not have that offset.
     """
-    _refuse_unknown_group(connection, group)
+    refuse_unknown(connection, group)
     found = [
         _Progress(*row)
         for row in connection.execute(
@@ -230,11 +230,13 @@ _TABLES = (
     *("operation_part", "audit"),
 )
 """Those that name a group in `consumer_group`."""
+_KEPT = ("operation_part", "audit")
+"""What was done to a group, which outlives it."""
 
 
 def rename(transaction: Transaction, old: str, new: str, by: By, *, members: Members) -> None:
     """See `Operators.rename_group`. `members` are looked at for live ones."""
-    _refuse_unknown_group(transaction.connection, old)
+    refuse_unknown(transaction.connection, old)
     _refuse_live(old, members)
     taken = transaction.execute("SELECT 1 FROM consumer_group WHERE name = ?", (new,)).fetchone()
     if taken or any(each.group == new for each in members.alive()):
@@ -257,7 +259,7 @@ def plan_removal(connection: sqlite3.Connection, group: str) -> RemovalPlan:
     Raises:
         NotFound: There is no such group.
     """
-    _refuse_unknown_group(connection, group)
+    refuse_unknown(connection, group)
     topics: set[str] = set()
     waiting = parked = 0
     for topic, partition, watermark, settled, parked_here in connection.execute(
@@ -287,19 +289,19 @@ def remove(transaction: Transaction, group: str, by: By, *, members: Members) ->
     """See `Operators.remove_group`. `members` are looked at for live ones."""
     plan = plan_removal(transaction.connection, group)
     _refuse_live(group, members)
-    let_go(transaction, group, "the group was removed", by.now_ms)
     transaction.execute(
         "DELETE FROM envelope WHERE number IN (SELECT number FROM letter WHERE consumer_group = ?)",
         (group,),
     )
+    for table in _TABLES:
+        if table not in _KEPT:
+            transaction.execute(f"DELETE FROM {table} WHERE consumer_group = ?", (group,))
+    let_go(transaction, group, "the group was removed", by.now_ms)
     transaction.execute(
         "DELETE FROM operation_letter WHERE part IN "
         "(SELECT id FROM operation_part WHERE consumer_group = ?)",
         (group,),
     )
-    for table in _TABLES:
-        if table != "audit":
-            transaction.execute(f"DELETE FROM {table} WHERE consumer_group = ?", (group,))
     transaction.execute("DELETE FROM consumer_group WHERE name = ?", (group,))
     audit(transaction, Audited("remove", *by), [(group, None)])
     transaction.alters = True
@@ -314,10 +316,3 @@ def _refuse_live(group: str, members: Members) -> None:
                 f"{heartbeat.pid} on {heartbeat.host} handles; stop all its processes first. "
                 "Nothing was changed"
             )
-
-
-def _refuse_unknown_group(connection: sqlite3.Connection, group: str) -> None:
-    names = [row[0] for row in connection.execute("SELECT name FROM consumer_group")]
-    if group not in names:
-        hint = did_you_mean(group, names) if names else "There are no groups yet."
-        raise NotFound(f"group {group!r}: there is none. {hint}")

@@ -12,11 +12,11 @@ from zlib import crc32
 
 import msgspec
 
-from eventlane.config import did_you_mean
 from eventlane.errors import ConfigError, StorageError
 from eventlane.message import Record
 from eventlane.settlement import Batch
 from eventlane.topic import Topic
+from eventlane.wording import did_you_mean
 
 __all__ = [
     "End",

@@ -5,18 +5,27 @@ partition, who carries it out under its epoch.
 """
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 
+from eventlane.account import refuse_unknown_group
 from eventlane.brokers.embedded import operations
 from eventlane.brokers.embedded.failures import LETTER, LETTER_COLUMNS, letter_from
 from eventlane.brokers.embedded.groups import pause
 from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import LogTopic, end_of
-from eventlane.brokers.embedded.parts import Audited, audit, begin_part, parts, restart
+from eventlane.brokers.embedded.parts import (
+    Audited,
+    audit,
+    begin_part,
+    parts,
+    restart,
+    return_untaken,
+)
 from eventlane.brokers.embedded.selection import candidates, problem
 from eventlane.brokers.embedded.steps import step
 from eventlane.brokers.embedded.work import Transaction
@@ -33,6 +42,7 @@ __all__ = [
     "edit",
     "pause_group",
     "pause_operation",
+    "refuse_unknown",
     "republish",
     "resume_group",
     "resume_operation",
@@ -197,13 +207,7 @@ def cancel_operation(transaction: Transaction, operation: int, by: By) -> None:
     _set_state(transaction, operation, "cancelled", ("running", "paused"), by)
     _note_operation(transaction, "cancel", operation, by)
     for part in parts(transaction.connection, "operation = ?", operation):
-        transaction.execute("DELETE FROM operation_selection WHERE part = ?", (part.id,))
-        # Never taken up: they are as they were.
-        transaction.execute(
-            "UPDATE operation_part SET returned = total - pending - released - resolved - failed "
-            "- skipped - changed WHERE id = ?",
-            (part.id,),
-        )
+        return_untaken(transaction, part)
     operations.go_on(transaction, operation, by.now_ms)
 
 
@@ -254,14 +258,14 @@ def _note_operation(transaction: Transaction, action: str, operation: int, by: B
 
 def pause_group(transaction: Transaction, group: str, by: By) -> None:
     """See `Operators.pause`."""
-    _refuse_unknown_group(transaction, group)
+    refuse_unknown(transaction.connection, group)
     pause(transaction, group, by.reason)
     audit(transaction, Audited("pause", *by), [(group, None)])
 
 
 def resume_group(transaction: Transaction, group: str, by: By) -> None:
     """See `Operators.resume`."""
-    _refuse_unknown_group(transaction, group)
+    refuse_unknown(transaction.connection, group)
     transaction.execute("UPDATE consumer_group SET paused = NULL WHERE name = ?", (group,))
     transaction.alters = True
     audit(transaction, Audited("resume", *by), [(group, None)])
@@ -269,7 +273,11 @@ def resume_group(transaction: Transaction, group: str, by: By) -> None:
     operations.advance(transaction, group, by.now_ms)
 
 
-def _refuse_unknown_group(transaction: Transaction, group: str) -> None:
-    if not transaction.execute("SELECT 1 FROM consumer_group WHERE name = ?", (group,)).fetchone():
-        names = [row[0] for row in transaction.execute("SELECT name FROM consumer_group")]
-        raise NotFound(f"group {group!r}: there is none. Known: {', '.join(sorted(names)) or '-'}")
+def refuse_unknown(connection: sqlite3.Connection, group: str) -> None:
+    """Refuse a group that does not exist.
+
+    Raises:
+        NotFound: It does not; the message has the nearest.
+    """
+    names = [row[0] for row in connection.execute("SELECT name FROM consumer_group")]
+    refuse_unknown_group(group, names)

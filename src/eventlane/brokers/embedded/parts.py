@@ -1,7 +1,6 @@
 """An operation in one of its groups: its row, its end, and what is kept of every change."""
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from eventlane.brokers.embedded.work import Transaction
+from eventlane.failure import HOST
 from eventlane.replay import OperationKind, Pace, Pacing, clear_outcomes
 
 __all__ = [
@@ -29,11 +29,11 @@ __all__ = [
     "restart",
     "return_behind",
     "return_pending",
+    "return_untaken",
 ]
 
 STEP_LETTERS = 1_000
 """What one transaction changes."""
-_HOST = os.uname().nodename
 _encode = msgspec.msgpack.Encoder().encode
 _decode_pacing = msgspec.msgpack.Decoder(Pacing).decode
 
@@ -156,6 +156,16 @@ def give_back(
     add_counts(transaction, part.id, {"pending": -len(numbers), "returned": len(numbers)})
 
 
+def return_untaken(transaction: Transaction, part: Part) -> None:
+    """Leave letters as they are that were never taken up."""
+    transaction.execute("DELETE FROM operation_selection WHERE part = ?", (part.id,))
+    transaction.execute(
+        "UPDATE operation_part SET returned = total - pending - released - resolved - failed "
+        "- skipped - changed WHERE id = ?",
+        (part.id,),
+    )
+
+
 def let_go(
     transaction: Transaction,
     group: str,
@@ -170,7 +180,7 @@ def let_go(
     """
     for part in parts(transaction.connection, "consumer_group = ?", group):
         if at is None:
-            transaction.execute("DELETE FROM operation_selection WHERE part = ?", (part.id,))
+            return_untaken(transaction, part)
         for state in ("pending", "released"):
             returned = transaction.execute(
                 "UPDATE operation_letter SET state = 'returned', why = ?1 WHERE part = ?2 "
@@ -249,7 +259,7 @@ INSERT INTO audit (action, actor, reason, at_ms, operation, detail, consumer_gro
 
 def owner(group: str) -> str:
     """Who changed something, where no operator did."""
-    return f"{group}@{_HOST}"
+    return f"{group}@{HOST}"
 
 
 def add_counts(transaction: Transaction, part: int, counts: Mapping[str, int]) -> None:

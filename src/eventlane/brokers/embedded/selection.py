@@ -13,6 +13,7 @@ from uuid import UUID
 from eventlane.brokers.embedded.failures import decode_offsets
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.letters import Search, utc
+from eventlane.brokers.embedded.parts import STEP_LETTERS
 from eventlane.clock import yield_to_loop
 from eventlane.errors import Conflict, EventlaneError, NotFound, Refused
 from eventlane.failure import LetterState
@@ -31,8 +32,6 @@ __all__ = [
     "select",
 ]
 
-_STEP_LETTERS = 1_000
-"""What one transaction changes."""
 _PAGE_LETTERS = 5_000
 _SHOWN_MAX = 100
 
@@ -220,9 +219,9 @@ async def select(
     async for page in pages:
         selecting.numbers.update(dict.fromkeys(page))
     numbers = list(selecting.numbers)
-    for start in range(0, len(numbers), _STEP_LETTERS):
+    for start in range(0, len(numbers), STEP_LETTERS):
         with file.reading():
-            selecting.add(file.reader, json.dumps(numbers[start : start + _STEP_LETTERS]))
+            selecting.add(file.reader, json.dumps(numbers[start : start + STEP_LETTERS]))
         await yield_to_loop()
     return selecting.selected()
 
@@ -317,8 +316,8 @@ class _Selecting:
             ),
             {
                 group: [
-                    json.dumps(numbers[start : start + _STEP_LETTERS])
-                    for start in range(0, len(numbers), _STEP_LETTERS)
+                    json.dumps(numbers[start : start + STEP_LETTERS])
+                    for start in range(0, len(numbers), STEP_LETTERS)
                 ]
                 for group, numbers in of_group.items()
             },

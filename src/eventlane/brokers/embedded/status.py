@@ -2,11 +2,11 @@
 
 import sqlite3
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
-from eventlane.account import GroupStatus, Status, TopicStatus
+from eventlane.account import GroupStatus, PartitionStatus, Status, TopicStatus
 from eventlane.brokers.embedded.failures import decode_offsets
 from eventlane.brokers.embedded.groups import decode_runs
+from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import End, bytes_before, end_of, start_of
 from eventlane.brokers.embedded.members import Heartbeat
 from eventlane.brokers.embedded.overview import pending_letters
@@ -16,7 +16,7 @@ __all__ = ["read_status"]
 _PROGRESS = """
 SELECT consumer_group, topic, partition, start_offset, watermark, settled,
     done, parked, dead, archived, skipped, edited, lost
-FROM progress
+FROM progress ORDER BY topic, partition
 """
 
 
@@ -31,30 +31,38 @@ class _Account:
         self.paused = paused
         self.seen_ms = seen_ms
         self.retained_bytes = 0
-        self.blocked: list[str] = []
+        self.stopped: dict[str, int] = {}
+        """For each partition that is stopped the first dead letter that stops it."""
         self.pending = 0
         self.entered = 0
-        self.open = 0
+        self.partitions: list[PartitionStatus] = []
         self.counters: tuple[int, ...] = (0,) * 7
 
-    def add(
-        self, end: int, start: int, watermark: int, settled: bytes, counters: Sequence[int]
-    ) -> None:
-        self.entered += end - start
-        self.open += end - watermark - sum(b - a for a, b in decode_runs(settled))
+    def add(self, start: int, at: PartitionStatus, counters: Sequence[int]) -> None:
+        self.entered += at.end - start
+        self.partitions.append(at)
         self.counters = tuple(map(sum, zip(self.counters, counters, strict=True)))
+
+    def stop(self, place: str, offset: int) -> None:
+        self.stopped[place] = min(offset, self.stopped.get(place, offset))
 
     def status(self, alive: Sequence[Heartbeat], now_ms: int, absent_s_max: float) -> GroupStatus:
         """What the heartbeats say is older than the rest: it never exceeds what is open."""
         absent_s = 0.0 if alive else max(0, now_ms - self.seen_ms) / 1000
+        is_open = sum(each.open for each in self.partitions)
+        in_flight = min(sum(each.in_flight for each in alive), is_open)
+        held = min(sum(each.held for each in alive), is_open - in_flight)
+        # In the words of its owner, who says it too.
+        stopped = (
+            f"{place} is stopped by the dead letter at offset {offset}: replay or archive it"
+            for place, offset in self.stopped.items()
+        )
         reported = (sentence for each in alive for sentence in each.blocked)
-        in_flight = min(sum(each.in_flight for each in alive), self.open)
-        held = min(sum(each.held for each in alive), self.open - in_flight)
         done, parked, dead, archived, skipped, edited, lost = self.counters
         return GroupStatus(
             entered=self.entered,
             done=done,
-            waiting=self.open - in_flight - held,
+            waiting=is_open - in_flight - held,
             in_flight=in_flight,
             held=held,
             parked=parked,
@@ -69,7 +77,8 @@ class _Account:
             absent_s=absent_s,
             is_absent=absent_s > absent_s_max,
             retained_bytes=self.retained_bytes,
-            blocked=tuple(dict.fromkeys((*self.blocked, *reported))),
+            blocked=tuple(dict.fromkeys((*stopped, *reported))),
+            partitions=tuple(self.partitions),
         )
 
 
@@ -106,7 +115,15 @@ def read_status(
         ):
             account = accounts[group]
             end_offset, end_bytes = ends[topic, partition]
-            account.add(end_offset, start, watermark, settled, counters)
+            at = PartitionStatus(
+                topic=topic,
+                partition=partition,
+                watermark=watermark,
+                end=end_offset,
+                open=end_offset - watermark - sum(b - a for a, b in decode_runs(settled)),
+                parked=counters[1],
+            )
+            account.add(start, at, counters)
             if watermark < end_offset:
                 kept_from_bytes = bytes_before(connection, topic, partition, watermark)
                 account.retained_bytes += end_bytes - kept_from_bytes
@@ -118,14 +135,11 @@ def read_status(
             if group in accounts:
                 accounts[group].pending += pending
         for group, topic, partition, blockers in connection.execute(_STOPS):
-            accounts[group].blocked.append(
-                f"{topic}[{partition}] is stopped by a dead letter (on_dead='stop') at offset "
-                f"{min(decode_offsets(blockers))}: replay or archive it"
-            )
+            accounts[group].stop(f"{topic}[{partition}]", min(decode_offsets(blockers)))
     finally:
         connection.execute("COMMIT")
     return Status(
-        as_of=datetime.fromtimestamp(now_ms / 1000, UTC),
+        as_of=utc(now_ms),
         groups={
             name: account.status(
                 [each for each in alive if each.group == name], now_ms, absent_s_max

@@ -177,9 +177,9 @@ def _command(
     """Ask the owners of letters; those that close no lane need not be opened."""
     commands = transaction.execute(
         "INSERT INTO command (consumer_group, topic, partition, kind, letter, operation) "
-        f"SELECT ?1, topic, partition, ?2, letter.id, ?3 FROM {_CHOSEN.replace('?', '?4')} "
-        "WHERE ?2 != 'open' OR on_dead != 'continue' ORDER BY chosen.key",
-        (group, kind, operation, letters),
+        f"SELECT ?, topic, partition, ?, letter.id, ? FROM {_CHOSEN} "
+        "WHERE ? != 'open' OR on_dead != 'continue' ORDER BY chosen.key",
+        (group, kind, operation, letters, kind),
     ).rowcount
     if commands:
         transaction.alters = True
@@ -196,22 +196,28 @@ class _Pending(NamedTuple):
     """What it releases: itself, and what is parked behind the last letter of a lane."""
 
 
-_PENDING = """
-SELECT own.letter, CASE WHEN ? THEN (SELECT max(failed.offset) FROM operation_letter AS failed
-        WHERE failed.part = own.part AND failed.topic = own.topic
-        AND failed.partition = own.partition AND failed.lane = own.lane
-        AND failed.offset < own.offset AND failed.state = 'failed') END,
-    {} FROM operation_letter AS own INDEXED BY operation_letter_pending {}
+_FAILED_BEFORE = """
+(SELECT max(failed.offset) FROM operation_letter AS failed WHERE failed.part = own.part
+    AND failed.topic = own.topic AND failed.partition = own.partition AND failed.lane = own.lane
+    AND failed.offset < own.offset AND failed.state = 'failed')
+"""
+_ALONE = f"""
+SELECT own.letter, CASE WHEN ? THEN {_FAILED_BEFORE} END, 0, NULL, 0
+FROM operation_letter AS own INDEXED BY operation_letter_pending
 WHERE own.part = ? AND own.state = 'pending'
 ORDER BY own.topic, own.partition, own.offset LIMIT ?
 """
-_ALONE = _PENDING.format("0, NULL, 0", "")
-_WITH_LANE = _PENDING.format(
-    "own.offset, lane.blockers, CASE letter.on_dead WHEN 'continue' THEN 0 ELSE lane.parked END",
-    "JOIN letter ON letter.number = own.letter JOIN operation_part ON operation_part.id = own.part "
-    "LEFT JOIN lane ON lane.consumer_group = operation_part.consumer_group "
-    "AND lane.topic = own.topic AND lane.partition = own.partition AND lane.lane = own.lane",
-)
+_WITH_LANE = f"""
+SELECT own.letter, CASE WHEN ? THEN {_FAILED_BEFORE} END, own.offset, lane.blockers,
+    CASE letter.on_dead WHEN 'continue' THEN 0 ELSE lane.parked END
+FROM operation_letter AS own INDEXED BY operation_letter_pending
+JOIN letter ON letter.number = own.letter
+JOIN operation_part ON operation_part.id = own.part
+LEFT JOIN lane ON lane.consumer_group = operation_part.consumer_group
+    AND lane.topic = own.topic AND lane.partition = own.partition AND lane.lane = own.lane
+WHERE own.part = ? AND own.state = 'pending'
+ORDER BY own.topic, own.partition, own.offset LIMIT ?
+"""
 
 
 def _pending(transaction: Transaction, part: Part, count_max: int) -> list[_Pending]:

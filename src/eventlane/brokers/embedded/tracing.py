@@ -25,8 +25,8 @@ from eventlane.brokers.embedded.inspection import (
     letters_where,
     snapshot,
     text_of,
-    utc,
 )
+from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import decode_batch
 from eventlane.clock import SystemClock, yield_to_loop
 from eventlane.errors import NotFound

@@ -19,6 +19,7 @@ from typing import Literal
 from eventlane.clock import sleep
 from eventlane.testing.history import Died, Ended, Operation, Published, Started, decode, encode
 from eventlane.testing.overtaking.job import DELAY_S, UNLUCKY
+from eventlane.wording import counted
 
 __all__ = ["ChildEnded", "Ordeal", "Role"]
 
@@ -267,11 +268,10 @@ class Ordeal:
             await sleep(max(0.0, second - self._passed_s))
             per_second, others = self._others_done - others, self._others_done
             behind = sum(1 for key in self._open.values() if key == UNLUCKY.encode())
-            unlucky = (
-                f"failed {self._stuck.attempt} times; waiting behind it: {max(0, behind - 1)}"
-                if self._stuck
-                else "goes on"
-            )
+            unlucky = "goes on"
+            if self._stuck:
+                failed = counted(self._stuck.attempt, "time")
+                unlucky = f"failed {failed}; waiting behind it: {max(0, behind - 1)}"
             self.tell(
                 f"{second:4}  {self._acknowledged:12,}  {len(self._done):7,}  "
                 f"{per_second:12,}  {unlucky}"
