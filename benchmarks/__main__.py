@@ -17,7 +17,10 @@ from benchmarks import (
     bench_consume,
     bench_failures,
     bench_import,
+    bench_lanes,
+    bench_letters,
     bench_memory,
+    bench_processes,
     bench_publish,
 )
 from benchmarks.measuring import Benchmark, Result, Settings
@@ -29,6 +32,9 @@ BENCHMARKS: list[Benchmark] = [
     *bench_consume.BENCHMARKS,
     *bench_backlog.BENCHMARKS,
     *bench_failures.BENCHMARKS,
+    *bench_letters.BENCHMARKS,
+    *bench_lanes.BENCHMARKS,
+    *bench_processes.BENCHMARKS,
     *bench_memory.BENCHMARKS,
     *bench_import.BENCHMARKS,
 ]

@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.orders import Order
 
-__all__ = ["GroupCommit", "StraightLog", "bounded"]
+__all__ = ["GroupCommit", "StraightLog", "bounded", "orders_since"]
 
 PARTITIONS = 8
 EVENTS_PER_TRANSACTION = 8_000
@@ -138,6 +138,17 @@ class StraightLog:
                     (consumer, partition, offset),
                 )
                 execute("COMMIT")
+
+
+def orders_since(connection: sqlite3.Connection, last: int) -> tuple[int, list[Order]]:
+    """What was written after a batch, by another process; and the id of the last batch."""
+    found: list[Order] = []
+    for number, block in connection.execute(
+        "SELECT id, records FROM batch WHERE id > ? ORDER BY id", (last,)
+    ):
+        found += [_order(one.value) for one in _unpack(block)]
+        last = number
+    return last, found
 
 
 class GroupCommit:

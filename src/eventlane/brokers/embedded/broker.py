@@ -134,9 +134,10 @@ class EmbeddedBroker:
         self._retaining: asyncio.Task[None] | None = None
 
     def _parts(self, file: File, limits: Limits, clock: Clock) -> tuple[Members, Writer]:
-        # A method of its own, so that a simulation can do without threads and locks.
+        # A method of its own, so that a simulation can do without threads, locks and sockets.
+        self._watch.use_bells()
         members = Members(file.directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max)
-        return members, Writer(file, limits, clock, self._watch.tell)
+        return members, Writer(file, limits, clock, self._watch.tell, ring=self._watch.ring)
 
     # --- the log ----------------------------------------------------------------------------
 

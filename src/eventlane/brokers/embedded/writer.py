@@ -38,6 +38,8 @@ class Writer:
         limits: Limits,
         clock: Clock,
         tell: Callable[[set[str], bool], None],
+        *,
+        ring: Callable[[set[str], bool], None] | None = None,
     ) -> None:
         """Start the thread.
 
@@ -47,6 +49,7 @@ class Writer:
             clock: says when a batch was appended.
             tell: called in the event loop after each transaction, with the topics that have grown
                 and whether owners, commands or pauses changed.
+            ring: called in the thread with the same, to wake other processes.
         """
         self._file = file
         self._connection = file.connection
@@ -55,6 +58,7 @@ class Writer:
         self._timeout_s = limits.publish_timeout_s
         self._clock = clock
         self._tell = tell
+        self._ring_others = ring
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._queued = 0
@@ -183,6 +187,9 @@ class Writer:
                 self._hand_over(work, ends=ends)
             except RuntimeError:
                 return  # The event loop was closed under the broker: nobody waits any more.
+            # Last, because the kernel may give the core to who is woken.
+            if self._ring_others is not None and work.error is None:
+                self._ring_others(work.topics, work.alters)
 
     def _take(self) -> tuple[Work, bool]:
         """All that is queued, and whether that was the last."""
