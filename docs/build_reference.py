@@ -223,11 +223,13 @@ def commands_of(
 ) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
     """The commands that do something: name, help, parser."""
     for action in parent._actions:  # noqa: SLF001  # no public way
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # the same
-            helps = {each.dest: each.help or "" for each in action._choices_actions}  # noqa: SLF001
-            for name, command in action.choices.items():
-                below = list(commands_of(command, f"{prefix}{name} "))
-                yield from below or [(f"{prefix}{name}", command.description or helps[name], command)]
+        if not isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # the same
+            continue
+        helps = {each.dest: each.help or "" for each in action._choices_actions}  # noqa: SLF001  # the same
+        for name, command in action.choices.items():
+            below = list(commands_of(command, f"{prefix}{name} "))
+            text = command.description or helps[name]
+            yield from below or [(f"{prefix}{name}", text, command)]
 
 
 def shows(action: argparse.Action) -> bool:

@@ -296,6 +296,8 @@ def people_use_the_public_api(files: list[File]) -> Iterator[Finding]:
 def all_is_true(files: list[File]) -> Iterator[Finding]:
     """That it is sorted, ruff sees to (RUF022)."""
     for file in python_files(files, "src/eventlane/"):
+        if file.path.endswith("_cases.py"):  # conformance.py takes every case that there is
+            continue
         defined = definitions_of(file)
         public = {n: line for n, line in defined.items() if not n.startswith("_")}
         if file.path == "src/eventlane/__init__.py":

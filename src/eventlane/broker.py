@@ -132,7 +132,7 @@ class Operators(Protocol):
         the log, as the pace permits, while a member of the group calls `advance_operations`; in a
         paused group none. If one dies again, the later ones of its lane are open again.
 
-        Letters that a query finds and that cannot be replayed are left out.
+        Letters that a query finds and that cannot be replayed are skipped: see `left_out`.
 
         Raises:
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.

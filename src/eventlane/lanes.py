@@ -33,6 +33,7 @@ from eventlane.message import Record
 from eventlane.schedule import Schedule
 from eventlane.settlement import Acquired, Command, LetterChange, Settlement
 from eventlane.span import SETTLED
+from eventlane.wording import key_in_words
 
 __all__ = ["Lanes"]
 
@@ -301,9 +302,9 @@ class Lanes(Schedule):
             return ""
         behind = f"the dead letter at offset {self.full.blockers[0]}" if self.full.blockers else ""
         return (
-            f"{place} takes nothing new: {self.full.parked} events of key {self.full.key!r} are "
-            f"parked behind {behind or 'a long retry'} (Limits.parked_per_key_max): replay or "
-            "archive it, or let it become due"
+            f"{place} takes nothing new: {self.full.parked} events of key "
+            f"{key_in_words(self.full.key)} are parked behind {behind or 'a long retry'} "
+            "(Limits.parked_per_key_max): replay or archive it, or let it become due"
         )
 
     @property

@@ -184,7 +184,7 @@ class Operating:
         Args:
             letters: Dead letters or their ids, or a query: a `Query` or its text, as in
                 `"exc:KeyError key:c-991"`. Of a query's letters those that were replayed too often
-                are left out.
+                are left out: `Operation.left_out()` has them.
             reason: Kept with the change.
             actor: Who does it; the app and its host by default.
             rate_per_s: How many letters, and parked events that follow them, are released in a

@@ -219,7 +219,8 @@ class OperationStatus(msgspec.Struct, frozen=True, kw_only=True):
     returned: int
     """Open again without a run: it was cancelled, or an earlier one of their lane failed."""
     skipped: int
-    """Left as they are, since they had changed meanwhile: `Operation.left_out()` says why."""
+    """Left as they are, since they had changed meanwhile or were replayed too often:
+    `Operation.left_out()` says why."""
     changed: int
     """Archived, or restored."""
     followers_done: int

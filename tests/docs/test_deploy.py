@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eventlane import Limits
-from eventlane.cli import _parser
+from eventlane.cli import parser
 from tests.docs.documents import ROOT, blocks_of
 
 BLOCKS = {each.detail: each.text for each in blocks_of("docs/howto/deploy.md") if each.detail}
@@ -39,7 +39,7 @@ def commands() -> dict[str, list[str]]:
 def test_the_command_is_one_that_there_is(where: str) -> None:
     program, *arguments = commands()[where]
     assert Path(program).name == "eventlane"
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     assert (options.place, options.workers) == ("shop:app", 4)
     assert options.health == ("127.0.0.1:8080" if where == "unit" else "0.0.0.0:8080")
 

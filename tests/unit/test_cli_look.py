@@ -236,6 +236,8 @@ async def test_a_trace_says_what_became_of_an_event_in_each_group(
     out = " ".join(capsys.readouterr().out.split())
     assert f"stock dead 2 {letter.id}" in out
     assert "mails settled" in out
+    assert "What came of it" in out
+    assert "eventlane.DeadLettered" in out
     assert "All with its correlation id" in out
     assert f"failures show {letter.id}" in out
 

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
+from zlib import crc32
 
 import msgspec
 import pytest
 
-from eventlane import App, ConfigError, EventRefused, NotFound
+from eventlane import App, ConfigError, Context, Dependency, EventRefused, Limits, NotFound, Retry
 from eventlane.brokers import connect
 from eventlane.brokers.embedded import tracing
 from eventlane.clock import yield_to_loop
@@ -224,6 +225,52 @@ async def test_headers_that_merely_mention_an_id_are_no_cause(app: Any) -> None:
     await app.publish(Step("x", 0), event_id=one)
     await app.publish(Step("x", 1), headers={"note": str(one)})
     assert (await app.trace(one)).caused == ()
+
+
+async def test_a_key_that_waits_for_a_dependency_says_that_it_is_out(clock: ManualClock) -> None:
+    app = App("embedded::memory:", clock=clock, partitions=1)
+    mail = Dependency("mail", trips_on=ConnectionError, failures=1)
+
+    @app.subscribe(Step, group=GROUP, dependencies=[mail])
+    async def handle(step: Step, _: Context[Any]) -> None:
+        raise ConnectionError("no mail server")
+
+    async with app, app.handling():
+        await app.publish_many([Step("a", 0), Step("b", 0)])
+        await until_blocked(app)
+        (view,) = await app.lane(TOPIC, "b")
+    assert "waits; dependency mail is out, and only probes run: " in view.why
+    assert view.blocked == (view.why.partition("; ")[2],)
+
+
+async def test_a_key_of_a_full_partition_says_what_fills_it(clock: ManualClock) -> None:
+    app = App("embedded::memory:", clock=clock, partitions=2, limits=Limits(parked_per_key_max=3))
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=1))
+    async def handle(step: Step, _: Context[Any]) -> None:
+        raise ValueError("no")
+
+    async with app, app.handling():
+        full, other = "a", next(key for key in "bcdefgh" if partition_of(key) == partition_of("a"))
+        elsewhere = next(key for key in "bcdefgh" if partition_of(key) != partition_of("a"))
+        await app.publish_many(Step(full, number) for number in range(10))
+        await until_blocked(app)
+        await app.publish_many([Step(other, 0), Step(elsewhere, 0)])
+        (view,) = await app.lane(TOPIC, other)
+        (apart,) = await app.lane(TOPIC, elsewhere)
+    assert (
+        f"{TOPIC}[{view.partition}] takes nothing new: 3 events of key 'a' are parked" in view.why
+    )
+    assert apart.blocked == ()
+
+
+def partition_of(key: str) -> int:
+    return crc32(key.encode()) % 2
+
+
+async def until_blocked(app: Any) -> None:
+    while not (await app.status()).groups[GROUP].blocked:
+        await yield_to_loop()
 
 
 VIEW = LaneView(group=GROUP, topic=TOPIC, partition=3, ordering="key", state="free", members=1)

@@ -15,9 +15,10 @@ import pytest
 
 from eventlane.brokers import connect
 from eventlane.config import Limits
-from eventlane.errors import Conflict, NotFound, Refused, StorageError
+from eventlane.errors import ConfigError, Conflict, NotFound, Refused, StorageError
 from eventlane.failure import DeadLetter
 from eventlane.message import EVENT_TYPE, Record, encode_headers, event_ids, headers_of
+from eventlane.operation import checked_operation_state
 from eventlane.query import query_of
 from eventlane.replay import Pace
 from eventlane.settlement import Acquired, Command, LaneState, LetterChange
@@ -447,6 +448,14 @@ async def test_letters_that_come_later_than_the_failure_of_their_lane_are_not_re
     assert (await stage.status(operation)).returned == 3
 
 
+def test_a_state_that_is_none_is_answered_with_all_of_them_once() -> None:
+    known = "running, paused, done, cancelled"
+    for state, end in (("closed", ""), ("runing", " Did you mean 'running'?")):
+        with pytest.raises(ConfigError) as refused:
+            checked_operation_state(state)  # type: ignore[arg-type]  # on purpose
+        assert str(refused.value).endswith(f"one of {known}.{end}")
+
+
 async def test_a_reset_leaves_nothing_of_an_operation_to_be_done(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,7 +507,9 @@ async def test_a_letter_is_replayed_so_often_and_no_more(stage: Stage) -> None:
     assert (plan.count, plan.refusal_count) == (1, 1)
     assert plan.refusals[0].letter == ids[0]
     operation = await replayed(stage, query_of("exc:Boom"))
-    assert await stage.broker.operation_letters(operation) == {ids[1]: "replaying"}
+    assert await stage.broker.operation_letters(operation) == {ids[0]: "open", ids[1]: "replaying"}
+    (left_out,) = await stage.broker.left_out(operation)
+    assert (left_out.letter, "replayed 3 times" in left_out.why) == (ids[0], True)
     await stage.end(ids[1:])
     with pytest.raises(Refused, match="replayed 3 times"):
         await replayed(stage, query_of("exc:Boom"))

@@ -2,7 +2,6 @@
 
 import argparse
 from typing import Any
-from uuid import UUID
 
 from eventlane import App, NotFound, Plan
 from eventlane.cli.arguments import (
@@ -18,7 +17,6 @@ from eventlane.cli.arguments import (
 from eventlane.cli.letters import now_of
 from eventlane.cli.operations import exit_code, print_operation, until_ended
 from eventlane.cli.output import Column, fields, heading, note, say, show, table, working
-from eventlane.wording import counted
 
 __all__ = ["add_commands"]
 
@@ -107,7 +105,6 @@ async def _replay(app: App, options: argparse.Namespace) -> int:
         return _print_plan(plan, options, is_query=isinstance(letters, str))
     reason = reason_of(options)
     with working("writing down what is to be replayed"):
-        left_out = await _left_out(app, letters)
         operation = await app.replay(
             letters,
             reason=reason,
@@ -117,21 +114,10 @@ async def _replay(app: App, options: argparse.Namespace) -> int:
             pause_above=options.pause_above,
             allow_gap=options.allow_gap,
         )
-    if left_out:
-        note(f"{counted(left_out, 'dead letter')} left out, which --dry-run says more about")
-    code = 0
     if options.wait:
-        code = await until_ended(app, operation, options)
-    else:
-        await print_operation(app, operation, options)
-    return code or (_PARTLY if left_out else 0)
-
-
-async def _left_out(app: App, letters: list[UUID] | str) -> int:
-    """How many letters of a query cannot be replayed; of those that are named, none may be left."""
-    if not isinstance(letters, str):
-        return 0
-    return (await app.replay(letters, dry_run=True)).refusal_count
+        return await until_ended(app, operation, options)
+    status = await print_operation(app, operation, options)
+    return _PARTLY if status.skipped else 0
 
 
 # --- what a replay would do -------------------------------------------------------------------

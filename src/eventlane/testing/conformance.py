@@ -48,13 +48,15 @@ MODULES = (
     message_cases,
     history_cases,
 )
-"""From the log up to whole groups; a case is what such a module exports."""
+"""From the log up to whole groups; a case is a public coroutine function of such a module."""
 
 CASES: tuple[Case, ...] = tuple(
-    getattr(module, name)
+    found
     for module in MODULES
-    for name in module.__all__
-    if iscoroutinefunction(getattr(module, name))
+    for name, found in vars(module).items()
+    if iscoroutinefunction(found)
+    and found.__module__ == module.__name__
+    and not name.startswith("_")
 )
 
 REOPENING: frozenset[Case] = frozenset(

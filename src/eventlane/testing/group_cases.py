@@ -10,6 +10,8 @@ from eventlane.testing.stage import (
     acquired,
     attempts,
     changes_until,
+    fill,
+    joined,
     letter,
     offsets_of,
     record,
@@ -19,30 +21,11 @@ from eventlane.testing.stage import (
 )
 from eventlane.topic import Topic
 
-__all__ = [
-    "a_group_that_runs_refuses_members_with_other_options",
-    "a_group_that_starts_first_gets_all_that_is_kept",
-    "a_group_that_starts_now_gets_only_what_comes_later",
-    "a_pause_is_durable_and_told_to_members",
-    "a_settlement_survives_reopening",
-    "a_stale_epoch_is_fenced_and_nothing_is_written",
-    "a_watermark_never_goes_down",
-    "attempts_are_written_over_and_cleared",
-    "parked_events_are_read_back_in_order_byte_for_byte",
-    "parked_lanes_are_read_in_the_order_in_which_they_are_due",
-    "partitions_go_to_the_next_member_with_a_greater_epoch",
-    "published_events_and_the_outcome_are_written_together",
-    "the_account_balances_after_every_settlement",
-    "what_was_in_flight_at_an_unclean_end_is_suspected",
-    "where_a_group_starts_is_decided_once",
-]
-
 
 async def a_group_that_starts_first_gets_all_that_is_kept(make: Factory) -> None:
     """A new group with start="first" begins at the first message that is kept."""
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, [record("a", str(number)) for number in range(3)])])
+        await fill(broker, [record("a", str(number)) for number in range(3)])
         own = await acquired(await broker.join(spec(start="first")))
         assert (own.topic, own.partition, own.watermark) == (TOPIC, 0, 0)
         assert (own.settled, own.attempts, own.lanes, own.commands) == ((), (), (), ())
@@ -81,10 +64,8 @@ async def a_settlement_survives_reopening(make: Factory) -> None:
     """Watermark, settled runs, attempts, parked events and letters are there after reopening."""
     records = [record(f"k{number % 3}", str(number)) for number in range(9)]
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, records)])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, records)
+        consumer, own = await joined(broker)
         dead = letter(own, 2, records[2])
         lane = LaneState(lane=b"k2", parked=1, head=5, due_ms=None, blockers=(2,), gaps=(1,))
         await consumer.settle(
@@ -104,8 +85,7 @@ async def a_settlement_survives_reopening(make: Factory) -> None:
             ]
         )
     async with make() as broker:
-        consumer = await broker.join(spec())
-        again = await acquired(consumer)
+        consumer, again = await joined(broker)
         assert again.epoch > own.epoch
         assert again.watermark == 3
         assert tuple(map(tuple, again.settled)) == ((4, 6), (8, 9))
@@ -131,10 +111,8 @@ async def a_settlement_survives_reopening(make: Factory) -> None:
 async def attempts_are_written_over_and_cleared(make: Factory) -> None:
     """A failed attempt replaces what was stored for its event, and is gone when it is over."""
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, [record("a", "1"), record("b", "2")])])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, [record("a", "1"), record("b", "2")])
+        consumer, own = await joined(broker)
         for count in (1, 2):
             failed = [attempts(0, count), attempts(1, count)]
             await consumer.settle([settlement(own, 0, attempts=failed)])
@@ -152,10 +130,8 @@ async def parked_events_are_read_back_in_order_byte_for_byte(make: Factory) -> N
         for key in (b"a", b"b\x00\xff")
     ]
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, records)])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, records)
+        consumer, own = await joined(broker)
         rows = [(each.key or b"", offset, each) for offset, each in enumerate(records)]
         lanes = [
             LaneState(lane=key, parked=11, head=at) for at, key in enumerate((b"a", b"b\x00\xff"))
@@ -187,10 +163,8 @@ async def parked_lanes_are_read_in_the_order_in_which_they_are_due(make: Factory
     due_ms = {b"a": 300, b"b": 100, b"c": None, b"d": 200}
     records = [record(key, "1") for key in due_ms]
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, records)])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, records)
+        consumer, own = await joined(broker)
         failed = [attempts(0, 2, due_ms=300, lane=b"a")]
         lanes = [
             LaneState(
@@ -217,10 +191,8 @@ async def parked_lanes_are_read_in_the_order_in_which_they_are_due(make: Factory
 async def what_was_in_flight_at_an_unclean_end_is_suspected(make: Factory) -> None:
     """Suspects are kept until they are settled, and none are made where a member left in order."""
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, [record("a", str(number)) for number in range(4)])])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, [record("a", str(number)) for number in range(4)])
+        consumer, own = await joined(broker)
         assert own.suspects == ()
         await consumer.settle([settlement(own, 1, done=1, suspects=[(1, 3, 2)])])
         await consumer.leave()
@@ -269,10 +241,8 @@ async def partitions_go_to_the_next_member_with_a_greater_epoch(make: Factory) -
     A settlement of the first that comes late is refused, and leaves no trace.
     """
     async with make() as one, make() as two:
-        await one.ensure_topic(Topic(TOPIC, partitions=1))
-        await one.append([(TOPIC, [record("a", "1"), record("a", "2")])])
-        first = await one.join(spec())
-        own = await acquired(first)
+        await fill(one, [record("a", "1"), record("a", "2")])
+        first, own = await joined(one)
         second = await two.join(spec())
         await first.settle([settlement(own, 1, done=1)])
         await first.leave()
@@ -290,10 +260,8 @@ async def partitions_go_to_the_next_member_with_a_greater_epoch(make: Factory) -
 async def a_watermark_never_goes_down(make: Factory) -> None:
     """Within an epoch the watermark never goes down."""
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, [record("a", "1"), record("a", "2")])])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, [record("a", "1"), record("a", "2")])
+        consumer, own = await joined(broker)
         await consumer.settle([settlement(own, 2, done=2)])
         await consumer.settle([settlement(own, 2)])
         await consumer.leave()
@@ -306,8 +274,7 @@ async def published_events_and_the_outcome_are_written_together(make: Factory) -
         await broker.ensure_topic(Topic(TOPIC, partitions=1))
         await broker.ensure_topic(Topic("out", partitions=1))
         await broker.append([(TOPIC, [record("a", "1")])])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        consumer, own = await joined(broker)
         sent = record("b", "published")
         bad = settlement(own, 1, done=1, published=[("out", [sent]), ("none", [sent])])
         await refused(NotFound, lambda: consumer.settle([bad]), "none")
@@ -322,10 +289,8 @@ async def the_account_balances_after_every_settlement(make: Factory) -> None:
     """Entered = done + open + parked + dead + archived + skipped after every single settlement."""
     records = [record("a", str(number)) for number in range(8)]
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, records)])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        await fill(broker, records)
+        consumer, own = await joined(broker)
         parked = [(b"a", 3, records[3]), (b"a", 4, records[4])]
         lane = LaneState(lane=b"a", parked=2, head=3, due_ms=None, blockers=(2,))
         steps = [
@@ -360,8 +325,7 @@ async def a_pause_is_durable_and_told_to_members(make: Factory) -> None:
     """A pause holds over a restart with its reason, and every member is told of it and its end."""
     async with make() as broker:
         await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        consumer, own = await joined(broker)
         await broker.pause(GROUP, actor="me", reason="maintenance")
         assert await changes_until(consumer, bool) == [Paused("maintenance")]
         await broker.resume(GROUP, actor="me")

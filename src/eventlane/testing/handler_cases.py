@@ -12,46 +12,20 @@ from eventlane.config import Limits
 from eventlane.handler import Batch, Context, Handler
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 from eventlane.retry import Retry
-from eventlane.testing.clock import ManualClock
 from eventlane.testing.stage import (
     GROUP,
     PATIENCE_S,
     Boom,
     Factory,
-    Journal,
     Step,
+    staged,
     until,
 )
-
-__all__ = [
-    "a_batch_holds_at_most_one_event_of_a_lane",
-    "a_batch_may_have_an_outcome_for_each_of_its_events",
-    "a_cancellation_within_a_handler_is_a_failure_of_that_event",
-    "a_handler_that_swallows_its_timeout_does_not_lose_the_next_one",
-    "a_pause_leaves_the_event_uncharged_and_resuming_goes_on",
-    "a_paused_group_starts_no_handler",
-    "a_sync_handler_runs_on_threads_and_its_keys_in_order",
-    "a_thread_that_times_out_keeps_its_lane_closed_until_it_ends",
-    "a_timed_out_handler_is_cancelled_and_charged",
-    "a_wrong_return_value_is_a_dead_letter_that_says_so",
-    "context_variables_do_not_leak_from_one_event_to_the_next",
-    "handlers_see_what_the_lifespan_yields",
-    "middleware_stands_around_every_run",
-    "no_more_lanes_run_at_once_than_the_concurrency_says",
-    "of_a_failing_batch_only_the_culprit_is_charged",
-    "running_handlers_end_when_handling_stops",
-    "what_a_handler_returns_is_what_becomes_of_its_event",
-]
-
-
-def _app(make: Factory, **options: Any) -> tuple[App, Journal]:
-    clock = ManualClock()
-    return make.app(clock=clock, partitions=1, **options), Journal(clock)
 
 
 async def what_a_handler_returns_is_what_becomes_of_its_event(make: Factory) -> None:
     """None and Done() are done, Skipped() is skipped, RetryLater() runs again, Dead() is dead."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     outcomes: dict[str, Outcome | None] = {
         "none": None,
         "done": Done(),
@@ -83,7 +57,7 @@ async def what_a_handler_returns_is_what_becomes_of_its_event(make: Factory) -> 
 
 async def a_wrong_return_value_is_a_dead_letter_that_says_so(make: Factory) -> None:
     """What is neither None nor an outcome is dead at once, and the letter says what to return."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     async def handle(step: Step, ctx: Context[Any]) -> Any:
         journal.note(step, ctx)
@@ -102,7 +76,7 @@ async def a_wrong_return_value_is_a_dead_letter_that_says_so(make: Factory) -> N
 
 async def a_pause_leaves_the_event_uncharged_and_resuming_goes_on(make: Factory) -> None:
     """Pause() pauses the group; the event keeps its attempts, and runs first after resuming."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     closed = True
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, rules=((Boom, Pause()),)))
@@ -136,7 +110,7 @@ async def a_pause_leaves_the_event_uncharged_and_resuming_goes_on(make: Factory)
 
 async def a_paused_group_starts_no_handler(make: Factory) -> None:
     """A paused group starts nothing: no new event, no due retry, no replay; idle does not wait."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=5, jitter=0, immediate=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -166,7 +140,7 @@ async def a_paused_group_starts_no_handler(make: Factory) -> None:
 
 async def a_sync_handler_runs_on_threads_and_its_keys_in_order(make: Factory) -> None:
     """Sync handlers run on threads, several keys at once, and those of one key in order."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     two_at_once = threading.Barrier(2)
     threads: set[int] = set()
 
@@ -186,7 +160,7 @@ async def a_sync_handler_runs_on_threads_and_its_keys_in_order(make: Factory) ->
 
 async def no_more_lanes_run_at_once_than_the_concurrency_says(make: Factory) -> None:
     """Of many lanes that could run, as many run at once as `concurrency` says."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     running = most = 0
     barrier = asyncio.Barrier(3)
 
@@ -207,7 +181,7 @@ async def no_more_lanes_run_at_once_than_the_concurrency_says(make: Factory) -> 
 
 async def a_timed_out_handler_is_cancelled_and_charged(make: Factory) -> None:
     """A handler that does not return within timeout_s is cancelled; that is a failed attempt."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     cancelled = 0
 
     @app.subscribe(Step, group=GROUP, timeout_s=0.02, retry=Retry(attempts=2, delay_s=1, jitter=0))
@@ -234,7 +208,7 @@ async def a_timed_out_handler_is_cancelled_and_charged(make: Factory) -> None:
 
 async def a_handler_that_swallows_its_timeout_does_not_lose_the_next_one(make: Factory) -> None:
     """A handler that ends in its own way when it is cancelled leaves the next one its timeout."""
-    app, journal = _app(make, limits=Limits(drain_s=0.5))
+    app, journal, _ = staged(make, limits=Limits(drain_s=0.5))
 
     @app.subscribe(
         Step,
@@ -267,7 +241,7 @@ async def a_handler_that_swallows_its_timeout_does_not_lose_the_next_one(make: F
 
 async def a_cancellation_within_a_handler_is_a_failure_of_that_event(make: Factory) -> None:
     """A handler that raises CancelledError by itself has failed like any other."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1, jitter=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -287,7 +261,7 @@ async def a_cancellation_within_a_handler_is_a_failure_of_that_event(make: Facto
 
 async def a_thread_that_times_out_keeps_its_lane_closed_until_it_ends(make: Factory) -> None:
     """A thread cannot be cancelled: its lane stays closed until its code has ended."""
-    app, journal = _app(make, limits=Limits(stuck_s=60))
+    app, journal, _ = staged(make, limits=Limits(stuck_s=60))
     go_on = threading.Event()
 
     @app.subscribe(Step, group=GROUP, timeout_s=0.02, retry=Retry(attempts=1))
@@ -309,7 +283,7 @@ async def a_thread_that_times_out_keeps_its_lane_closed_until_it_ends(make: Fact
 
 async def running_handlers_end_when_handling_stops(make: Factory) -> None:
     """When handling stops, running handlers end and are settled; what has not started, waits."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     go_on, leaving = asyncio.Event(), asyncio.Event()
 
     @app.subscribe(Step, group=GROUP, concurrency=2)
@@ -341,7 +315,7 @@ async def running_handlers_end_when_handling_stops(make: Factory) -> None:
 
 async def a_batch_holds_at_most_one_event_of_a_lane(make: Factory) -> None:
     """A batch handler gets lists of at most `size` events, and at most one of each key."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     sizes: list[int] = []
     doubled: list[list[str]] = []
 
@@ -366,7 +340,7 @@ async def a_batch_holds_at_most_one_event_of_a_lane(make: Factory) -> None:
 
 async def of_a_failing_batch_only_the_culprit_is_charged(make: Factory) -> None:
     """A failing list runs again one by one, so that only the event at fault is charged."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, batch=Batch(4), retry=Retry(attempts=2, delay_s=1, jitter=0))
     async def handle(steps: list[Step], contexts: list[Context[Any]]) -> None:
@@ -390,7 +364,7 @@ async def of_a_failing_batch_only_the_culprit_is_charged(make: Factory) -> None:
 
 async def a_batch_may_have_an_outcome_for_each_of_its_events(make: Factory) -> None:
     """A batch handler may return a list of outcomes; a list of another length is refused."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, batch=Batch(10), retry=Retry(attempts=2))
     async def handle(
@@ -421,7 +395,7 @@ async def a_batch_may_have_an_outcome_for_each_of_its_events(make: Factory) -> N
 
 async def context_variables_do_not_leak_from_one_event_to_the_next(make: Factory) -> None:
     """What a handler puts into a context variable is gone when the next event is handled."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
     seen: list[str] = []
 
@@ -455,7 +429,7 @@ async def middleware_stands_around_every_run(make: Factory) -> None:
 
         return wrap
 
-    app, journal = _app(make, middleware=(layer("outer"), layer("inner")))
+    app, journal, _ = staged(make, middleware=(layer("outer"), layer("inner")))
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -486,7 +460,7 @@ async def handlers_see_what_the_lifespan_yields(make: Factory) -> None:
         yield {"pool": len(events)}
         events.append("left")
 
-    app, journal = _app(make, lifespan=lifespan)
+    app, journal, _ = staged(make, lifespan=lifespan)
 
     @app.subscribe(Step, group=GROUP)
     async def handle(step: Step, ctx: Context[Any]) -> None:

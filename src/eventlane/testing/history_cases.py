@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from eventlane.account import GroupStatus
 from eventlane.app import App
 from eventlane.clock import yield_to_loop
 from eventlane.failure import DeadLetter
@@ -21,33 +20,16 @@ from eventlane.testing.stage import (
     Factory,
     Journal,
     Step,
+    account_of,
+    staged,
+    steps_of,
     until,
 )
-
-__all__ = [
-    "a_random_history_keeps_order_loses_nothing_and_balances",
-    "a_slow_a_failing_and_a_paused_group_hold_up_no_other",
-    "another_process_goes_on_where_the_first_one_left",
-    "every_event_is_handled_once_by_every_group_without_failures",
-    "the_account_balances_at_every_moment",
-]
-
-
-def _steps(keys: str, count: int) -> list[Step]:
-    return [Step(key, number) for number in range(count) for key in keys]
-
-
-async def _account(app: App, group: str = GROUP) -> GroupStatus:
-    account = (await app.status()).groups[group]
-    assert account.balances, f"expected an account that balances, got {account}"
-    return account
 
 
 async def every_event_is_handled_once_by_every_group_without_failures(make: Factory) -> None:
     """Without failures each group handles every event once, those of a key in order."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=3)
+    app, journal, _ = staged(make, partitions=3)
 
     async def handle(step: Step, ctx: Context[Any]) -> None:
         journal.note(step, ctx)
@@ -57,12 +39,12 @@ async def every_event_is_handled_once_by_every_group_without_failures(make: Fact
         app.subscribe(Step, group=group)(handle)
     keys = "abcdefg"
     async with app:
-        await app.publish_many(_steps(keys, 40))
+        await app.publish_many(steps_of(keys, 40))
         await app.run_until_idle(PATIENCE_S)
         for group in groups:
             for key in keys:
                 assert journal.numbers(key, group) == list(range(40))
-            account = await _account(app, group)
+            account = await account_of(app, group)
             assert (account.entered, account.done) == (280, 280)
 
 
@@ -85,7 +67,7 @@ async def another_process_goes_on_where_the_first_one_left(make: Factory) -> Non
     one, two = app("one"), app("two")
     keys = "abcd"
     async with one, two:
-        await one.publish_many(_steps(keys, 5))
+        await one.publish_many(steps_of(keys, 5))
         async with two.handling():
             async with one.handling():
                 await until(lambda: len(journal.runs) == 20, "that all is handled")
@@ -98,14 +80,12 @@ async def another_process_goes_on_where_the_first_one_left(make: Factory) -> Non
         assert names[28:] == ["one"] * 4
         for key in keys:
             assert journal.numbers(key) == list(range(8))
-        assert (await _account(one)).done == 32
+        assert (await account_of(one)).done == 32
 
 
 async def a_slow_a_failing_and_a_paused_group_hold_up_no_other(make: Factory) -> None:
     """P7: a group that is stuck, one that fails and one that is paused hold up no other group."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=2)
+    app, journal, _ = staged(make, partitions=2)
     go_on = asyncio.Event()
 
     @app.subscribe(Step, group="stuck")
@@ -127,7 +107,7 @@ async def a_slow_a_failing_and_a_paused_group_hold_up_no_other(make: Factory) ->
 
     async with app:
         async with app.handling():
-            await app.publish_many(_steps("abc", 50))
+            await app.publish_many(steps_of("abc", 50))
 
             async def well_is_done() -> bool:
                 return (await app.status()).groups["well"].done == 150
@@ -178,7 +158,7 @@ async def the_account_balances_at_every_moment(make: Factory) -> None:
                 assert account.entered == status.topics["steps"].published == published, account
                 looked += 1
         await app.run_until_idle(PATIENCE_S)
-        account = await _account(app)
+        account = await account_of(app)
         assert account.entered == 140
         assert account.open == 0
         letters = await app.dead_letters()
@@ -189,7 +169,7 @@ async def the_account_balances_at_every_moment(make: Factory) -> None:
         await app.archive([each for each in letters if each.on_dead == "park"], reason="x")
         while True:
             await app.run_until_idle(PATIENCE_S)
-            account = await _account(app)
+            account = await account_of(app)
             more = [each for each in await app.dead_letters() if each.on_dead == "park"]
             if not more:
                 break
@@ -220,7 +200,7 @@ class _History:
         fates = ("done", "done", "done", "once", "dead", "skip")
         self.fate = {
             (step.key, step.number): self.chance.choice(fates)
-            for step in _steps(self.KEYS, self.COUNT)
+            for step in steps_of(self.KEYS, self.COUNT)
         }
         self.ended: set[tuple[str, int]] = set()
         self.overtakes: list[Step] = []
@@ -242,18 +222,18 @@ class _History:
         return Skipped() if fate == "skip" else None
 
     async def run(self) -> None:
-        steps = _steps(self.KEYS, self.COUNT)
+        steps = steps_of(self.KEYS, self.COUNT)
         async with (first := self.app()), first.handling():
-            assert (await _account(first, self.group)).entered == 0
+            assert (await account_of(first, self.group)).entered == 0
         for start in range(0, len(steps), 18):
             await self.handle_some(steps[start : start + 18])
         async with (last := self.app()):
             await last.run_until_idle(PATIENCE_S)
             while letters := list(await last.dead_letters(group=self.group)):
-                assert (await _account(last, self.group)).dead == len(letters)
+                assert (await account_of(last, self.group)).dead == len(letters)
                 await self.mend(last, letters)
                 await last.run_until_idle(PATIENCE_S)
-            account = await _account(last, self.group)
+            account = await account_of(last, self.group)
         assert not self.overtakes
         assert account.open == account.parked == 0
         assert account.entered == len(steps)
@@ -277,7 +257,7 @@ class _History:
 
                     await until(all_is_taken, "that all events are taken")
                 self.clock.advance(self.chance.random() * 3)
-            await _account(app, self.group)
+            await account_of(app, self.group)
 
     async def mend(self, app: App, letters: list[DeadLetter]) -> None:
         self.chance.shuffle(letters)

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from eventlane.broker import Broker, Consumer
+from eventlane.broker import Broker
 from eventlane.errors import NotFound
 from eventlane.handler import Context
 from eventlane.message import (
@@ -19,7 +19,7 @@ from eventlane.message import (
     encode_headers,
 )
 from eventlane.retry import Retry
-from eventlane.settlement import Acquired, LaneState
+from eventlane.settlement import LaneState
 from eventlane.testing.clock import ManualClock
 from eventlane.testing.stage import (
     GROUP,
@@ -27,8 +27,8 @@ from eventlane.testing.stage import (
     Boom,
     Factory,
     Step,
-    acquired,
     attempts,
+    joined,
     letter,
     record,
     refused,
@@ -38,23 +38,6 @@ from eventlane.testing.stage import (
 )
 from eventlane.topic import Topic
 from eventlane.views import LaneView
-
-__all__ = [
-    "a_free_key_says_which_of_its_events_is_next",
-    "a_group_without_a_member_says_for_how_long",
-    "a_held_key_says_when_its_next_attempt_is_due",
-    "a_key_behind_a_dead_letter_says_which_one_closes_it",
-    "a_parked_key_says_how_much_of_it_is_parked",
-    "a_partition_that_is_one_lane_says_what_it_waits_for",
-    "a_stopped_partition_is_named_in_the_status",
-    "a_trace_finds_what_an_event_caused_and_its_whole_chain",
-    "a_trace_says_what_became_of_an_event_in_each_group",
-    "events_of_a_key_that_are_lanes_of_their_own_are_found",
-    "what_a_group_keeps_of_the_log_is_from_its_watermark_on",
-    "what_is_nowhere_has_no_trace",
-    "why_a_key_waits_is_true_from_its_first_failure_to_its_last",
-    "why_a_key_waits_says_that_the_group_is_paused_or_has_no_member",
-]
 
 _DUE_MS = 1_700_000_000_000
 _DUE = datetime.fromtimestamp(_DUE_MS / 1000, UTC)
@@ -67,11 +50,6 @@ async def _log(broker: Broker, keys: str) -> list[Record]:
     return records
 
 
-async def _joined(broker: Broker, **options: str) -> tuple[Consumer, Acquired]:
-    consumer = await broker.join(spec(**options))
-    return consumer, await acquired(consumer)
-
-
 async def _lane(broker: Broker, key: str) -> LaneView:
     (view,) = await broker.lane(TOPIC, key.encode())
     assert (view.group, view.topic, view.partition) == (GROUP, TOPIC, 0)
@@ -82,7 +60,7 @@ async def a_key_behind_a_dead_letter_says_which_one_closes_it(make: Factory) -> 
     """A key that a dead letter closes says which, of what it died, and how many are behind it."""
     async with make() as broker:
         records = await _log(broker, "abaa")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         dead = letter(own, 0, records[0])
         lane = LaneState(b"a", parked=2, head=2, due_ms=None, blockers=(0,), gaps=(0,))
         parked = [(b"a", offset, records[offset]) for offset in (2, 3)]
@@ -109,7 +87,7 @@ async def a_parked_key_says_how_much_of_it_is_parked(make: Factory) -> None:
     """A parked key says how often its first event has failed, and when it is due."""
     async with make() as broker:
         records = await _log(broker, "aab")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         await consumer.settle(
             [
                 settlement(
@@ -133,7 +111,7 @@ async def a_held_key_says_when_its_next_attempt_is_due(make: Factory) -> None:
     """A key whose first event waits in memory for its retry says so, from any process."""
     async with make() as broker, make() as other:
         await _log(broker, "bab")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         failed = attempts(1, 2, due_ms=_DUE_MS, lane=b"a")
         await consumer.settle([settlement(own, 1, done=1, attempts=[failed])])
         view = await _lane(other, "a")
@@ -148,7 +126,7 @@ async def a_free_key_says_which_of_its_events_is_next(make: Factory) -> None:
     """A key that nothing holds says where its next event is, or that there is none."""
     async with make() as broker:
         await _log(broker, "bbabb")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         view = await _lane(broker, "a")
         assert view.front is not None
         assert (view.state, view.front.offset, view.behind) == ("free", 2, 2)
@@ -164,7 +142,7 @@ async def why_a_key_waits_says_that_the_group_is_paused_or_has_no_member(make: F
     """What holds up the whole group is said of each of its keys."""
     async with make() as broker:
         await _log(broker, "a")
-        consumer, _ = await _joined(broker)
+        consumer, _ = await joined(broker)
         view = await _lane(broker, "a")
         assert (view.paused, view.members) == (None, 1)
         await broker.pause(GROUP, actor="me", reason="stock count")
@@ -179,7 +157,7 @@ async def a_partition_that_is_one_lane_says_what_it_waits_for(make: Factory) -> 
     """Where a partition is one lane, each of its keys waits for the same event."""
     async with make() as broker:
         records = await _log(broker, "aba")
-        consumer, own = await _joined(broker, ordering="partition", on_dead="stop")
+        consumer, own = await joined(broker, ordering="partition", on_dead="stop")
         failed = attempts(0, 2, due_ms=_DUE_MS, lane=-1)
         await consumer.settle([settlement(own, 0, attempts=[failed])])
         for key in "ab":
@@ -198,7 +176,7 @@ async def events_of_a_key_that_are_lanes_of_their_own_are_found(make: Factory) -
     """Where each event is a lane, a key says what holds up the first of its events."""
     async with make() as broker:
         records = await _log(broker, "abaab")
-        consumer, own = await _joined(broker, ordering="none", on_dead="continue")
+        consumer, own = await joined(broker, ordering="none", on_dead="continue")
         failed = attempts(2, 2, due_ms=_DUE_MS, lane=2)
         await consumer.settle([settlement(own, 0, settled=((1, 2),), done=1, attempts=[failed])])
         view = await _lane(broker, "a")
@@ -229,7 +207,7 @@ async def a_stopped_partition_is_named_in_the_status(make: Factory) -> None:
     """The status says which partition a dead letter stops, and what its members say is full."""
     async with make() as broker, make() as other:
         records = await _log(broker, "ab")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         dead = letter(own, 0, records[0], on_dead="stop")
         lane = LaneState(b"a", blockers=(0,), due_ms=None, stops=True)
         await consumer.settle([settlement(own, 1, dead=[dead], lanes=[lane])])
@@ -261,7 +239,7 @@ async def a_group_without_a_member_says_for_how_long(make: Factory) -> None:
     clock = ManualClock()
     async with make(clock=clock) as broker:
         await _log(broker, "a")
-        consumer, _ = await _joined(broker)
+        consumer, _ = await joined(broker)
         clock.advance(100)
         account = (await broker.status()).groups[GROUP]
         assert (account.absent_s, account.is_absent) == (0, False)
@@ -279,7 +257,7 @@ async def what_a_group_keeps_of_the_log_is_from_its_watermark_on(make: Factory) 
     async with make() as broker:
         for _ in range(3):
             await _log(broker, "aaaa")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         status = await broker.status()
         whole = status.topics[TOPIC].size_bytes
         assert status.groups[GROUP].retained_bytes == whole
@@ -294,7 +272,7 @@ async def a_trace_says_what_became_of_an_event_in_each_group(make: Factory) -> N
     """A trace says of each group that consumes the topic what became of the event there."""
     async with make() as broker, make() as other:
         records = await _log(broker, "aabcd")
-        consumer, own = await _joined(broker)
+        consumer, own = await joined(broker)
         dead = letter(own, 0, records[0])
         lane = LaneState(b"a", parked=1, head=1, due_ms=None, blockers=(0,))
         failed = attempts(2, 2, due_ms=_DUE_MS, lane=b"b")

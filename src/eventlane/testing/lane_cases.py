@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-from eventlane.account import GroupStatus
 from eventlane.app import App
 from eventlane.handler import Context
 from eventlane.outcome import Dead, Outcome, RetryLater, Skipped
@@ -16,41 +15,16 @@ from eventlane.testing.stage import (
     Factory,
     Journal,
     Step,
+    account_of,
+    staged,
+    steps_of,
     until,
 )
-
-__all__ = [
-    "a_failing_event_is_never_overtaken_by_a_later_one_of_its_key",
-    "a_failing_key_stops_no_other_key_of_its_partition",
-    "a_group_of_errors_counts_as_what_all_its_leaves_match",
-    "a_key_ordered_group_runs_one_event_of_a_key_at_a_time",
-    "a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter",
-    "a_retry_is_not_early_after_a_restart_either",
-    "an_unordered_group_runs_events_of_one_key_at_once",
-    "attempts_never_go_down_over_restarts",
-    "jitter_only_adds",
-    "retries_run_at_0_0_1_3_and_7_s",
-    "retry_later_waits_as_long_as_it_says",
-    "the_first_rule_that_matches_decides",
-    "two_events_that_fail_at_the_same_time_are_both_kept",
-]
-
-
-def _steps(keys: str, count: int) -> list[Step]:
-    return [Step(key, number) for number in range(count) for key in keys]
-
-
-async def _account(app: App, group: str = GROUP) -> GroupStatus:
-    account = (await app.status()).groups[group]
-    assert account.balances, f"expected an account that balances, got {account}"
-    return account
 
 
 async def a_failing_event_is_never_overtaken_by_a_later_one_of_its_key(make: Factory) -> None:
     """P1: a later event of a key waits through immediate and delayed retries of an earlier one."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=6, delay_s=5, jitter=0, immediate=2))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -59,19 +33,17 @@ async def a_failing_event_is_never_overtaken_by_a_later_one_of_its_key(make: Fac
             raise Boom
 
     async with app:
-        await app.publish_many(_steps("ab", 4))
+        await app.publish_many(steps_of("ab", 4))
         await app.run_until_idle(PATIENCE_S)
         assert journal.numbers("a") == [0] * 6 + [1] + [2] * 6 + [3]
         assert [run.attempt for run in journal.of("a")] == [*range(1, 7), 1, *range(1, 7), 1]
         assert journal.numbers("b") == [0, 1, 2, 3]
-        assert (await _account(app)).done == 8
+        assert (await account_of(app)).done == 8
 
 
 async def a_failing_key_stops_no_other_key_of_its_partition(make: Factory) -> None:
     """P2: while one key waits for its retry, all events of the other keys are handled."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, clock = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=20, jitter=0, immediate=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -81,21 +53,19 @@ async def a_failing_key_stops_no_other_key_of_its_partition(make: Factory) -> No
 
     async with app:
         started_ms = clock.now_ms()
-        await app.publish_many(_steps("abcd", 100))
+        await app.publish_many(steps_of("abcd", 100))
         await app.run_until_idle(PATIENCE_S)
         for key in "bcd":
             assert journal.numbers(key) == list(range(100))
             assert {run.at_ms for run in journal.of(key)} == {started_ms}
         assert journal.numbers("a") == [0, 0, 0]
-        account = await _account(app)
+        account = await account_of(app)
         assert (account.done, account.dead, account.parked) == (300, 1, 99)
 
 
 async def retries_run_at_0_0_1_3_and_7_s(make: Factory) -> None:
     """Retry(attempts=5, delay_s=1, jitter=0) runs at 0, 0, 1, 3 and 7 s, and then it is dead."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, clock = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=5, delay_s=1, jitter=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -115,9 +85,7 @@ async def retries_run_at_0_0_1_3_and_7_s(make: Factory) -> None:
 
 async def jitter_only_adds(make: Factory) -> None:
     """Jitter only adds: a delay d with jitter j lies between d and d·(1+j), and not always at d."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=10, jitter=0.5, immediate=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -141,9 +109,7 @@ async def jitter_only_adds(make: Factory) -> None:
 
 async def retry_later_waits_as_long_as_it_says(make: Factory) -> None:
     """RetryLater(delay_s) waits so long, counts as an attempt, and the last one is dead."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, clock = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=1, jitter=0))
     async def handle(step: Step, ctx: Context[Any]) -> Outcome:
@@ -213,7 +179,7 @@ async def attempts_never_go_down_over_restarts(make: Factory) -> None:
         return made
 
     async with (zero := app()):
-        await zero.publish_many(_steps("a", 2))
+        await zero.publish_many(steps_of("a", 2))
     for number in range(1, 5):
         async with (one := app()), one.handling():
             await _until_runs(journal, number)
@@ -224,15 +190,13 @@ async def attempts_never_go_down_over_restarts(make: Factory) -> None:
         assert journal.numbers("a") == [0, 0, 0, 0]
         (letter,) = await last.dead_letters()
         assert letter.attempts == 4
-        account = await _account(last)
+        account = await account_of(last)
         assert (account.dead, account.parked) == (1, 1)
 
 
 async def the_first_rule_that_matches_decides(make: Factory) -> None:
     """Of the retry rules the first that matches decides: dead, skipped, another policy, later."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, _ = staged(make)
     errors: dict[str, Exception] = {
         "dead": LookupError("no such product"),
         "first": KeyError("a LookupError too"),
@@ -267,7 +231,7 @@ async def the_first_rule_that_matches_decides(make: Factory) -> None:
         assert letters["dead"].error_message == "no such product"
         assert letters["other"].error_message == "no rule of its own"
         assert letters["often"].attempts == 7
-        assert (await _account(app)).skipped == 2
+        assert (await account_of(app)).skipped == 2
 
 
 async def a_group_of_errors_counts_as_what_all_its_leaves_match(make: Factory) -> None:
@@ -293,14 +257,12 @@ async def a_group_of_errors_counts_as_what_all_its_leaves_match(make: Factory) -
         letters = {(letter.key or b"").decode(): letter for letter in await app.dead_letters()}
         assert (letters["mixed"].attempts, letters["mixed"].on_dead) == (1, "continue")
         assert (letters["none"].attempts, letters["none"].disposition) == (2, "exhausted")
-        assert (await _account(app)).skipped == 1
+        assert (await account_of(app)).skipped == 1
 
 
 async def two_events_that_fail_at_the_same_time_are_both_kept(make: Factory) -> None:
     """Two events of one partition that fail at the same time are both kept, with all attempts."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, _ = staged(make)
     both = asyncio.Barrier(2)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=3, delay_s=1, jitter=0, immediate=1))
@@ -311,12 +273,12 @@ async def two_events_that_fail_at_the_same_time_are_both_kept(make: Factory) -> 
             raise Boom
 
     async with app:
-        await app.publish_many(_steps("ab", 2))
+        await app.publish_many(steps_of("ab", 2))
         await app.run_until_idle(PATIENCE_S)
         letters = await app.dead_letters()
         assert sorted(each.key or b"" for each in letters) == [b"a", b"b"]
         assert [each.attempts for each in letters] == [3, 3]
-        account = await _account(app)
+        account = await account_of(app)
         assert (account.dead, account.parked, account.open) == (2, 2, 0)
 
 
@@ -337,9 +299,9 @@ async def a_key_ordered_group_runs_one_event_of_a_key_at_a_time(make: Factory) -
         running.discard(step.key)
 
     async with app:
-        await app.publish_many(_steps("abcd", 5))
+        await app.publish_many(steps_of("abcd", 5))
         await app.run_until_idle(PATIENCE_S)
-        account = await _account(app)
+        account = await account_of(app)
         assert (account.done, account.dead) == (20, 0)
         assert not twice
 
@@ -362,9 +324,9 @@ async def an_unordered_group_runs_events_of_one_key_at_once(make: Factory) -> No
             raise Boom
 
     async with app:
-        await app.publish_many(_steps("a", 20))
+        await app.publish_many(steps_of("a", 20))
         await app.run_until_idle(PATIENCE_S)
-        account = await _account(app)
+        account = await account_of(app)
         assert (account.done, account.dead, account.parked) == (19, 1, 0)
         assert most == 5
         (letter,) = await app.dead_letters()
@@ -396,7 +358,7 @@ async def a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter(make:
 
     keys = "abcdefgh"
     async with (one := app()):
-        await one.publish_many(_steps(keys, 3))
+        await one.publish_many(steps_of(keys, 3))
         await one.run_until_idle(PATIENCE_S)
         (letter,) = await one.dead_letters()
         assert (letter.on_dead, letter.attempts) == ("stop", 3)
@@ -404,7 +366,7 @@ async def a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter(make:
         expected = list(range(letter.offset)) + [letter.offset] * 3
         assert order[stopped] == expected
         assert order[1 - stopped] == sorted(order[1 - stopped])
-        account = await _account(one)
+        account = await account_of(one)
         assert account.done == 24 - 1 - account.waiting
         assert account.waiting > 0
     async with (two := app()):
@@ -413,5 +375,5 @@ async def a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter(make:
         await two.archive(letter, reason="not needed")
         await two.run_until_idle(PATIENCE_S)
         assert order[stopped] == expected + list(range(letter.offset + 1, len(order[stopped]) - 2))
-        account = await _account(two)
+        account = await account_of(two)
         assert (account.done, account.archived, account.open) == (23, 1, 0)

@@ -13,24 +13,6 @@ from eventlane.retry import Retry
 from eventlane.testing.clock import ManualClock
 from eventlane.testing.stage import GROUP, PATIENCE_S, Boom, Factory, Journal, Step, refused, until
 
-__all__ = [
-    "a_dead_letter_keeps_the_whole_event_and_how_it_failed",
-    "a_letter_that_parks_closes_its_lane_until_it_is_archived",
-    "a_letter_that_parks_closes_its_lane_until_it_is_resolved",
-    "a_letter_that_stops_halts_its_partition_and_no_other",
-    "a_letter_whose_lane_continues_closes_nothing",
-    "a_replay_has_a_new_budget_of_attempts",
-    "a_replay_of_a_letter_whose_lane_went_on_is_late",
-    "a_replay_runs_in_the_group_that_failed_and_nowhere_else",
-    "a_replayed_letter_that_fails_again_is_open_again",
-    "a_replayed_letter_waits_for_its_retries_before_its_followers",
-    "letters_of_one_key_are_replayed_in_the_order_of_the_log",
-    "new_events_of_a_parked_key_follow_the_parked_ones",
-    "order_holds_through_dead_letter_restart_and_replay",
-    "parked_events_survive_a_restart_in_order",
-    "while_a_letter_is_replayed_it_cannot_be_changed",
-]
-
 _ONCE = Retry(attempts=1)
 
 

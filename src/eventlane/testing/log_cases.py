@@ -4,24 +4,8 @@ import asyncio
 
 from eventlane.errors import ConfigError, NotFound, Unavailable
 from eventlane.message import Record, encode_headers
-from eventlane.testing.stage import PATIENCE_S, TOPIC, Factory, record, refused
+from eventlane.testing.stage import PATIENCE_S, TOPIC, Factory, fill, record, refused
 from eventlane.topic import Topic
-
-__all__ = [
-    "a_fetch_at_the_end_of_the_log_is_empty",
-    "a_fetch_may_start_anywhere_and_skips_nothing",
-    "a_key_always_lands_in_the_same_partition",
-    "a_topic_keeps_its_number_of_partitions",
-    "an_acknowledged_event_is_there_after_reopening",
-    "an_append_to_several_topics_is_all_or_nothing",
-    "every_acknowledged_event_is_on_the_log_at_once",
-    "offsets_are_dense_in_each_partition",
-    "publishing_is_seen_by_who_waits_for_it",
-    "publishing_to_a_closed_broker_is_refused",
-    "publishing_to_an_unknown_topic_is_refused",
-    "records_of_one_key_keep_the_order_of_the_calls",
-    "what_was_appended_is_read_byte_for_byte",
-]
 
 
 async def an_acknowledged_event_is_there_after_reopening(make: Factory) -> None:
@@ -111,8 +95,7 @@ async def a_key_always_lands_in_the_same_partition(make: Factory) -> None:
 async def a_fetch_may_start_anywhere_and_skips_nothing(make: Factory) -> None:
     """A fetch starts at any offset, gives at most what was asked for, and skips nothing."""
     async with make() as broker:
-        await broker.ensure_topic(Topic(TOPIC, partitions=1))
-        await broker.append([(TOPIC, [record("a", str(number)) for number in range(10)])])
+        await fill(broker, [record("a", str(number)) for number in range(10)])
         await broker.append([(TOPIC, [record("a", str(number)) for number in range(10, 25)])])
         for start in range(25):
             for count_max in (1, 4, 100):

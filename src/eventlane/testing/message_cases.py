@@ -10,27 +10,8 @@ from eventlane.handler import Batch, Context
 from eventlane.message import EVENT_TYPE, Message, Record, encode_headers, event_ids
 from eventlane.outcome import Dead, Outcome
 from eventlane.retry import Retry
-from eventlane.testing.clock import ManualClock
-from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Journal, Step
+from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Step, staged
 from eventlane.topic import Topic
-
-__all__ = [
-    "Ordered",
-    "Paid",
-    "Unheard",
-    "a_message_that_does_not_say_its_type_is_dead_where_there_are_several",
-    "a_message_that_does_not_say_its_type_is_the_only_one_of_its_topic",
-    "a_tombstone_reaches_only_handlers_that_take_none",
-    "an_event_type_that_no_handler_takes_is_skipped",
-    "an_event_without_a_key_is_a_lane_of_its_own",
-    "bytes_that_are_no_event_are_dead_at_once_and_kept",
-    "events_of_a_chain_have_its_correlation_and_their_cause",
-    "headers_that_are_no_headers_are_dead_and_kept",
-    "what_a_failed_run_published_is_dropped",
-    "what_a_handler_publishes_creates_its_topic",
-    "what_is_published_again_has_the_same_id",
-    "what_was_published_by_a_handler_and_its_outcome_are_there_together",
-]
 
 
 @event(topic="orders", key="order")
@@ -66,11 +47,6 @@ async def _append(make: Factory, topic: str, *records: Record) -> None:
         await broker.append([(topic, records)])
 
 
-def _app(make: Factory, **options: Any) -> tuple[App, Journal]:
-    clock = ManualClock()
-    return make.app(clock=clock, partitions=1, **options), Journal(clock)
-
-
 async def _messages(app: App, topic: str) -> list[Message]:
     return [message async for message in app.read(topic)]
 
@@ -79,7 +55,7 @@ async def bytes_that_are_no_event_are_dead_at_once_and_kept(make: Factory) -> No
     """Bytes that cannot be decoded are dead at their first attempt, and kept byte for byte."""
     bad = [b"\xff\x00 no JSON", b'{"key": 5, "number": "x"}', b""]
     await _append(make, TOPIC, *(_record(value, type="Step") for value in bad))
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, on_dead="continue")
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -108,7 +84,7 @@ async def headers_that_are_no_headers_are_dead_and_kept(make: Factory) -> None:
     """A message whose headers cannot be read is dead and kept, and its group goes on."""
     bad = Record(event_ids(0, 1)[0], b"a", b'{"key":"a","number":0}', 0, b"\xff no headers")
     await _append(make, TOPIC, bad)
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, on_dead="continue")
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -126,7 +102,7 @@ async def headers_that_are_no_headers_are_dead_and_kept(make: Factory) -> None:
 
 async def an_event_type_that_no_handler_takes_is_skipped(make: Factory) -> None:
     """An event of a type that the group does not handle is skipped, and counted as skipped."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     seen: list[str] = []
 
     @app.subscribe(Ordered, group=GROUP)
@@ -146,7 +122,7 @@ async def an_event_type_that_no_handler_takes_is_skipped(make: Factory) -> None:
 async def a_message_that_does_not_say_its_type_is_the_only_one_of_its_topic(make: Factory) -> None:
     """A message without ce_type is what the group handles on its topic, if that is one type."""
     await _append(make, TOPIC, _record(b'{"key":"a","number":7}'))
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP)
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -163,7 +139,7 @@ async def a_message_that_does_not_say_its_type_is_dead_where_there_are_several(
     """A message without ce_type is dead, bytes kept, where the group handles several types."""
     value = b'{"order":"1"}'
     await _append(make, "orders", _record(value))
-    app, _ = _app(make)
+    app, _, _ = staged(make)
     seen: list[object] = []
 
     @app.subscribe(Ordered, Paid, group=GROUP)
@@ -183,7 +159,7 @@ async def a_message_that_does_not_say_its_type_is_dead_where_there_are_several(
 async def a_tombstone_reaches_only_handlers_that_take_none(make: Factory) -> None:
     """A tombstone is skipped, unless the handler's event is annotated `T | None`."""
     await _append(make, TOPIC, _record(None, type="Step"))
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
     seen: list[Step | None] = []
 
     @app.subscribe(Step, group=GROUP)
@@ -207,7 +183,7 @@ async def an_event_without_a_key_is_a_lane_of_its_own(make: Factory) -> None:
     """A keyless event that is dead or waits for a retry holds up no other keyless event."""
     values = [b'{"key":"%d","number":0}' % number for number in range(4)]
     await _append(make, TOPIC, *(_record(each, None, type="Step") for each in values))
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=9, immediate=0, jitter=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -228,7 +204,7 @@ async def what_was_published_by_a_handler_and_its_outcome_are_there_together(
     make: Factory,
 ) -> None:
     """Events that a handler publishes are never there without its outcome, nor the other way."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP)
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -251,7 +227,7 @@ async def what_was_published_by_a_handler_and_its_outcome_are_there_together(
 
 async def what_a_failed_run_published_is_dropped(make: Factory) -> None:
     """What a run published that failed, or whose event died, is never visible."""
-    app, _ = _app(make)
+    app, _, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1, jitter=0))
     async def handle(step: Step, ctx: Context[Any]) -> Outcome | None:
@@ -272,7 +248,7 @@ async def what_a_failed_run_published_is_dropped(make: Factory) -> None:
 
 async def what_a_handler_publishes_creates_its_topic(make: Factory) -> None:
     """A handler may publish to a topic that nobody has published or subscribed to before."""
-    app, journal = _app(make)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP)
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -289,7 +265,7 @@ async def what_a_handler_publishes_creates_its_topic(make: Factory) -> None:
 
 async def what_is_published_again_has_the_same_id(make: Factory) -> None:
     """A handler that runs again publishes the same events under the same ids."""
-    app, _ = _app(make)
+    app, _, _ = staged(make)
     ids: list[Any] = []
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1, jitter=0))
@@ -310,7 +286,7 @@ async def what_is_published_again_has_the_same_id(make: Factory) -> None:
 
 async def events_of_a_chain_have_its_correlation_and_their_cause(make: Factory) -> None:
     """Each event of a chain carries the id of its first one, and the id of the one before it."""
-    app, _ = _app(make)
+    app, _, _ = staged(make)
     seen: list[tuple[str, str, str | None, str]] = []
 
     @app.subscribe(Step, group=GROUP)

@@ -14,10 +14,11 @@ from eventlane.message import derived_id
 from eventlane.settlement import Acquired, Command, LaneState, LetterChange
 from eventlane.testing.stage import (
     GROUP,
-    TOPIC,
     Factory,
     acquired,
     changes_until,
+    fill,
+    joined,
     letter,
     offsets_of,
     record,
@@ -25,19 +26,6 @@ from eventlane.testing.stage import (
     settlement,
     spec,
 )
-from eventlane.topic import Topic
-
-__all__ = [
-    "a_command_waits_for_an_owner_and_is_carried_out_once",
-    "a_later_letter_is_not_replayed_past_an_earlier_one_of_its_lane",
-    "a_letter_that_fails_again_is_open_with_a_greater_replay_count",
-    "a_replay_reaches_only_the_group_that_failed",
-    "an_archived_letter_opens_its_lane_if_it_closed_it",
-    "an_operation_says_what_became_of_its_letters",
-    "an_unknown_letter_changes_nothing",
-    "dead_letters_are_found_by_group_and_state_and_in_pages",
-    "of_two_operators_one_wins",
-]
 
 _RECORDS = [record(f"k{number % 2}", str(number)) for number in range(6)]
 
@@ -47,8 +35,7 @@ async def _group_with_letters(
     broker: Broker, *, group: str = GROUP, on_dead: str = "continue"
 ) -> AsyncGenerator[tuple[Consumer, Acquired]]:
     """A group in which events 0 to 3 are dead."""
-    consumer = await broker.join(spec(group))
-    own = await acquired(consumer)
+    consumer, own = await joined(broker, group)
     lanes: list[LaneState] = []
     dead = [
         letter(own, offset, _RECORDS[offset], group=group, on_dead="continue")
@@ -62,8 +49,7 @@ async def _group_with_letters(
 
 
 async def _log(broker: Broker) -> None:
-    await broker.ensure_topic(Topic(TOPIC, partitions=1))
-    await broker.append([(TOPIC, _RECORDS)])
+    await fill(broker, _RECORDS)
 
 
 async def _ids(broker: Broker, group: str = GROUP) -> list[UUID]:
@@ -155,8 +141,7 @@ async def a_command_waits_for_an_owner_and_is_carried_out_once(make: Factory) ->
             ids = await _ids(broker)
         await broker.replay(ids[:1], actor="me", reason="x")
     async with make() as broker:
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        consumer, own = await joined(broker)
         (command,) = own.commands
         assert (command.kind, command.letter.id, command.letter.state) == (
             "replay",

@@ -12,18 +12,17 @@ from eventlane.event import event
 from eventlane.handler import Context
 from eventlane.retry import Retry
 from eventlane.testing.clock import ManualClock
-from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Journal, Step, until
-
-__all__ = [
-    "Other",
-    "a_group_in_an_outage_probes_and_burns_no_further_attempts",
-    "a_group_with_nothing_but_poison_ends",
-    "a_time_out_is_charged_whatever_a_dependency_trips_on",
-    "an_error_of_a_dependency_burns_no_attempt",
-    "many_delayed_retries_are_spread_and_none_dies_of_it",
-    "time_in_an_outage_does_not_count_towards_elapsed_s_max",
-    "what_waits_for_a_dependency_stops_no_other_handler",
-]
+from eventlane.testing.stage import (
+    GROUP,
+    PATIENCE_S,
+    TOPIC,
+    Boom,
+    Factory,
+    Journal,
+    Step,
+    staged,
+    until,
+)
 
 
 @event(topic=TOPIC, key="key")
@@ -44,9 +43,7 @@ def _keys(count: int) -> list[str]:
 
 async def an_error_of_a_dependency_burns_no_attempt(make: Factory) -> None:
     """A dependency that is out is probed at growing intervals; no event is charged an attempt."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=2)
+    app, journal, clock = staged(make, partitions=2)
     mail = Dependency("mail", trips_on=_Gone, failures=5)
     started_ms = clock.now_ms()
     back_ms = started_ms + 100_000
@@ -76,10 +73,8 @@ async def an_error_of_a_dependency_burns_no_attempt(make: Factory) -> None:
 
 async def what_waits_for_a_dependency_stops_no_other_handler(make: Factory) -> None:
     """P2: while a dependency is out, a full span parks what needs it, and other handlers go on."""
-    clock = ManualClock()
-    journal = Journal(clock)
     limits = Limits(span_max=20, fetch_events_max=10)
-    app = make.app(clock=clock, partitions=1, limits=limits)
+    app, journal, clock = staged(make, limits=limits)
     mail = Dependency("mail", trips_on=_Gone, failures=1)
     back_ms = clock.now_ms() + 100_000
 
@@ -112,9 +107,7 @@ async def what_waits_for_a_dependency_stops_no_other_handler(make: Factory) -> N
 
 async def a_time_out_is_charged_whatever_a_dependency_trips_on(make: Factory) -> None:
     """An event whose handler hangs ends dead, though its dependency trips on TimeoutError."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, _ = staged(make)
     mail = Dependency("mail", trips_on=TimeoutError)
 
     @app.subscribe(
@@ -138,9 +131,7 @@ async def a_time_out_is_charged_whatever_a_dependency_trips_on(make: Factory) ->
 
 async def a_group_in_an_outage_probes_and_burns_no_further_attempts(make: Factory) -> None:
     """When 80 % of the last runs failed, in many lanes, only probes run; nothing drains away."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=2)
+    app, journal, clock = staged(make, partitions=2)
     back_ms = clock.now_ms() + 600_000
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=4, delay_s=1, jitter=0), concurrency=10)
@@ -178,10 +169,8 @@ async def a_group_with_nothing_but_poison_ends(make: Factory) -> None:
 
 async def many_delayed_retries_are_spread_and_none_dies_of_it(make: Factory) -> None:
     """Without tokens a delayed retry is later, never dead; with tokens it is as planned."""
-    clock = ManualClock()
-    journal = Journal(clock)
     limits = Limits(retry_tokens_max=50, retry_tokens_per_s=10, retry_token_cost=10)
-    app = make.app(clock=clock, partitions=1, limits=limits)
+    app, journal, clock = staged(make, limits=limits)
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=1, jitter=0, immediate=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:

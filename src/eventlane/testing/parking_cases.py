@@ -10,20 +10,18 @@ from eventlane.notice import DeadLettered
 from eventlane.outcome import Dead, Outcome, Skipped
 from eventlane.retry import Retry
 from eventlane.testing.clock import ManualClock
-from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Journal, Step, until
-
-__all__ = [
-    "a_dead_letter_is_an_event_on_the_topic_of_its_group",
-    "a_full_lane_stops_its_partition_and_loses_nothing",
-    "a_held_event_is_parked_when_the_span_is_full",
-    "a_list_may_hold_several_of_a_lane_and_repeats_what_follows_a_failure",
-    "a_long_retry_is_parked_and_the_watermark_passes_it",
-    "a_parked_retry_is_not_early_and_nothing_passes_it",
-    "attempts_of_a_parked_event_never_go_down_over_restarts",
-    "gaps_name_what_a_lane_passed_over_until_it_is_resolved",
-    "more_parked_lanes_than_memory_holds_keep_their_order",
-    "what_a_dead_letter_publishes_of_itself_has_no_payload_unless_asked",
-]
+from eventlane.testing.stage import (
+    GROUP,
+    PATIENCE_S,
+    TOPIC,
+    Boom,
+    Factory,
+    Journal,
+    Step,
+    staged,
+    steps_of,
+    until,
+)
 
 _LONG = Retry(attempts=3, delay_s=100, factor=1, delay_s_max=100, jitter=0, immediate=0)
 
@@ -32,15 +30,9 @@ def _has_runs(journal: Journal, count: int) -> bool:
     return len(journal.runs) == count
 
 
-def _steps(keys: str, count: int, first: int = 0) -> list[Step]:
-    return [Step(key, number) for number in range(first, first + count) for key in keys]
-
-
 async def a_long_retry_is_parked_and_the_watermark_passes_it(make: Factory) -> None:
     """A retry that is due later than hold_s_max is parked, with what follows it in its lane."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1)
+    app, journal, _ = staged(make)
 
     @app.subscribe(Step, group=GROUP, retry=_LONG)
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -49,7 +41,7 @@ async def a_long_retry_is_parked_and_the_watermark_passes_it(make: Factory) -> N
             raise Boom
 
     async with app:
-        await app.publish_many(_steps("ab", 10))
+        await app.publish_many(steps_of("ab", 10))
         async with app.handling():
 
             async def is_parked() -> bool:
@@ -85,11 +77,11 @@ async def a_parked_retry_is_not_early_and_nothing_passes_it(make: Factory) -> No
         await one.publish(Step("a", 0))
         async with one.handling():
             await until(lambda: len(journal.runs) == 1, "the first attempt")
-            await one.publish_many(_steps("ab", 3, 1))
+            await one.publish_many(steps_of("ab", 3, 1))
             await until(lambda: len(journal.of("b")) == 3, "the other key")
     clock.advance(99.0)
     async with (two := app()):
-        await two.publish_many(_steps("ab", 2, 4))
+        await two.publish_many(steps_of("ab", 2, 4))
         await two.run_until_idle(PATIENCE_S)
         at_s = [(run.number, (run.at_ms - started_ms) // 1000) for run in journal.of("a")]
         assert at_s == [(0, 0), (0, 100), (0, 200), *((number, 200) for number in range(1, 6))]
@@ -114,7 +106,7 @@ async def attempts_of_a_parked_event_never_go_down_over_restarts(make: Factory) 
         return made
 
     async with (zero := app()):
-        await zero.publish_many(_steps("a", 2))
+        await zero.publish_many(steps_of("a", 2))
     for count in range(1, 4):
         async with (one := app()), one.handling():
             await until(partial(_has_runs, journal, count), f"run {count}")
@@ -128,9 +120,7 @@ async def attempts_of_a_parked_event_never_go_down_over_restarts(make: Factory) 
 
 async def a_held_event_is_parked_when_the_span_is_full(make: Factory) -> None:
     """P2: a key that waits for its retry does not stop others when the span is at its limit."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1, limits=Limits(span_max=50, fetch_events_max=20))
+    app, journal, clock = staged(make, limits=Limits(span_max=50, fetch_events_max=20))
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2, delay_s=20, jitter=0, immediate=0))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -139,7 +129,7 @@ async def a_held_event_is_parked_when_the_span_is_full(make: Factory) -> None:
             raise Boom
 
     async with app:
-        await app.publish_many([Step("a", 0), *_steps("bcd", 200)])
+        await app.publish_many([Step("a", 0), *steps_of("bcd", 200)])
         started_ms = clock.now_ms()
         await app.run_until_idle(PATIENCE_S)
         for key in "bcd":
@@ -151,9 +141,7 @@ async def a_held_event_is_parked_when_the_span_is_full(make: Factory) -> None:
 
 async def a_full_lane_stops_its_partition_and_loses_nothing(make: Factory) -> None:
     """At parked_per_key_max the partition stops, and says so; an archived letter lets it go on."""
-    clock = ManualClock()
-    journal = Journal(clock)
-    app = make.app(clock=clock, partitions=1, limits=Limits(parked_per_key_max=5))
+    app, journal, _ = staged(make, limits=Limits(parked_per_key_max=5))
 
     @app.subscribe(Step, group=GROUP, retry=Retry(attempts=1))
     async def handle(step: Step, ctx: Context[Any]) -> None:
@@ -162,7 +150,7 @@ async def a_full_lane_stops_its_partition_and_loses_nothing(make: Factory) -> No
             raise Boom
 
     async with app:
-        await app.publish_many(_steps("a", 20) + _steps("b", 5))
+        await app.publish_many(steps_of("a", 20) + steps_of("b", 5))
         async with app.handling():
 
             async def is_full() -> bool:
@@ -201,12 +189,12 @@ async def more_parked_lanes_than_memory_holds_keep_their_order(make: Factory) ->
 
     keys = "abcdefghijkl"
     async with (one := app()):
-        await one.publish_many(_steps(keys, 2))
+        await one.publish_many(steps_of(keys, 2))
         async with one.handling():
             await until(lambda: len(journal.runs) == len(keys), "the first attempts")
-            await one.publish_many(_steps(keys, 2, 2))
+            await one.publish_many(steps_of(keys, 2, 2))
     async with (two := app()):
-        await two.publish_many(_steps(keys, 1, 4))
+        await two.publish_many(steps_of(keys, 1, 4))
         await two.run_until_idle(PATIENCE_S)
         for key in keys:
             assert journal.numbers(key) == [0, 0, 0, 1, 2, 3, 4]
@@ -234,11 +222,11 @@ async def gaps_name_what_a_lane_passed_over_until_it_is_resolved(make: Factory) 
         return made
 
     async with (one := app()):
-        await one.publish_many(_steps("ab", 3))  # a: offsets 0, 2, 4
+        await one.publish_many(steps_of("ab", 3))  # a: offsets 0, 2, 4
         await one.run_until_idle(PATIENCE_S)
         assert seen == {**{(k, n): () for k in "ab" for n in range(3)}, ("a", 2): (2,)}
     async with (two := app()):
-        await two.publish_many(_steps("a", 3, 3))  # offsets 6, 7, 8
+        await two.publish_many(steps_of("a", 3, 3))  # offsets 6, 7, 8
         await two.run_until_idle(PATIENCE_S)
         assert ("a", 4) not in seen
         (blocks,) = [each for each in await two.dead_letters() if each.on_dead == "park"]
@@ -282,7 +270,7 @@ async def a_list_may_hold_several_of_a_lane_and_repeats_what_follows_a_failure(
         ]
 
     async with app:
-        await app.publish_many(_steps("ab", 6))
+        await app.publish_many(steps_of("ab", 6))
         await app.run_until_idle(PATIENCE_S)
         assert max(map(len, lists)) > 2, "expected several events of a lane in one list"
         for key in "ab":
@@ -308,7 +296,7 @@ async def a_dead_letter_is_an_event_on_the_topic_of_its_group(make: Factory) -> 
             raise Boom("no stock")
 
     async with app:
-        await app.publish_many(_steps("abc", 3))
+        await app.publish_many(steps_of("abc", 3))
         await app.run_until_idle(PATIENCE_S)
         letters = {str(each.id): each for each in await app.dead_letters()}
         assert len(letters) == 3

@@ -28,37 +28,14 @@ from eventlane.testing.stage import (
     Factory,
     Journal,
     Step,
-    acquired,
+    joined,
     letter,
     record,
     refused,
     settlement,
-    spec,
     until,
 )
 from eventlane.topic import Topic
-
-__all__ = [
-    "a_dead_letter_is_published_again_for_all_only_where_that_is_permitted",
-    "a_dry_run_says_what_a_replay_would_do_and_changes_nothing",
-    "a_failed_attempt_that_is_retried_does_not_count_against_a_replay",
-    "a_later_letter_passes_an_earlier_one_only_where_the_gap_is_allowed",
-    "a_letter_is_replayed_so_often_and_no_more",
-    "a_paused_group_and_one_without_a_process_hold_up_a_replay_which_says_so",
-    "a_paused_replay_goes_on_and_a_cancelled_one_gives_the_rest_back",
-    "a_query_replays_what_meets_its_conditions_and_nothing_else",
-    "a_replay_goes_on_where_it_was_after_a_restart",
-    "a_replay_is_over_only_when_what_it_released_is_handled",
-    "a_replay_keeps_to_its_rate_with_all_that_follows",
-    "a_replay_of_what_is_still_broken_pauses_and_leaves_the_rest",
-    "a_replay_runs_1_then_10_then_the_rest",
-    "an_archived_letter_is_kept_and_a_restored_one_runs_late",
-    "an_edited_event_is_handled_in_the_place_of_the_dead_one",
-    "an_edited_event_that_is_none_is_refused_by_its_field",
-    "every_change_of_a_letter_says_who_when_and_why",
-    "if_one_dies_again_the_later_ones_of_its_lane_do_not_run",
-    "nobody_publishes_to_a_topic_of_dead_letters",
-]
 
 
 class _Stage:
@@ -200,8 +177,7 @@ async def a_later_letter_passes_an_earlier_one_only_where_the_gap_is_allowed(
         await broker.ensure_topic(Topic(TOPIC, partitions=1))
         records = [record("a", str(number)) for number in range(3)]
         await broker.append([(TOPIC, records)])
-        consumer = await broker.join(spec())
-        own = await acquired(consumer)
+        consumer, own = await joined(broker)
         dead = [letter(own, offset, each) for offset, each in enumerate(records)]
         closed = LaneState(b"a", blockers=(0, 1, 2), due_ms=None)
         await consumer.settle([settlement(own, 3, dead=dead, lanes=[closed])])

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from eventlane.account import GroupStatus
 from eventlane.app import App
 from eventlane.broker import Broker, Consumer
 from eventlane.brokers import connect
@@ -18,6 +19,8 @@ from eventlane.handler import Context
 from eventlane.message import EVENT_TYPE, Record, derived_id, encode_headers, event_ids
 from eventlane.outcome import LaneOnDead
 from eventlane.settlement import Acquired, GroupSpec, Settlement
+from eventlane.testing.clock import ManualClock
+from eventlane.topic import Topic
 
 __all__ = [
     "GROUP",
@@ -29,15 +32,20 @@ __all__ = [
     "Run",
     "Step",
     "Storage",
+    "account_of",
     "acquired",
     "attempts",
     "changes_until",
+    "fill",
+    "joined",
     "letter",
     "offsets_of",
     "record",
     "refused",
     "settlement",
     "spec",
+    "staged",
+    "steps_of",
     "until",
 ]
 
@@ -162,6 +170,30 @@ class Journal:
         return [run for run in self.runs if run.key == key and run.group == group]
 
 
+def staged(
+    make: Factory, *, partitions: int = 1, **options: Any
+) -> tuple[App, Journal, ManualClock]:
+    """An app, a journal for its handlers, and the clock of both."""
+    clock = ManualClock()
+    return make.app(clock=clock, partitions=partitions, **options), Journal(clock), clock
+
+
+def steps_of(keys: str, count: int, first: int = 0) -> list[Step]:
+    """So many steps of each key, which take turns."""
+    return [Step(key, number) for number in range(first, first + count) for key in keys]
+
+
+async def account_of(app: App, group: str = GROUP) -> GroupStatus:
+    """The account of a group.
+
+    Raises:
+        AssertionError: It does not balance.
+    """
+    account = (await app.status()).groups[group]
+    assert account.balances, f"expected an account that balances, got {account}"
+    return account
+
+
 async def until(condition: Callable[[], bool | Awaitable[bool]], expected: str) -> None:
     """Wait until something is so.
 
@@ -204,6 +236,18 @@ def spec(name: str = GROUP, **options: Any) -> GroupSpec:
         "host": "here",
     }
     return GroupSpec(name=name, **{**given, **options})
+
+
+async def fill(broker: Broker, records: Sequence[Record]) -> None:
+    """Make a topic of one partition, which has these records."""
+    await broker.ensure_topic(Topic(TOPIC, partitions=1))
+    await broker.append([(TOPIC, records)])
+
+
+async def joined(broker: Broker, group: str = GROUP, **options: Any) -> tuple[Consumer, Acquired]:
+    """A member of a group, and its first partition."""
+    consumer = await broker.join(spec(group, **options))
+    return consumer, await acquired(consumer)
 
 
 async def refused(error: type[E], call: Callable[[], Awaitable[object]], *words: str) -> E:

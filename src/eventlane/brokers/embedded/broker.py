@@ -436,9 +436,13 @@ class EmbeddedBroker:
 
     async def lane(self, topic: str, key: bytes) -> Sequence[LaneView]:
         """See `Queries.lane`."""
-        members = Counter(each.group for each in self._members.alive())
         return await inspection.lane_views(
-            self._file, self._log, self._topic_named(topic), key, members
+            self._file,
+            self._log,
+            self._topic_named(topic),
+            key,
+            self._live_members(),
+            heartbeat=self._members.heartbeat,
         )
 
     async def trace(self, event_id: UUID, *, with_chain: bool, limit: int) -> Trace:

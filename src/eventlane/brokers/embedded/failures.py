@@ -16,10 +16,12 @@ from eventlane.message import Record
 from eventlane.settlement import Command, CommandKind, LaneState, LetterChange, Parked, Settlement
 
 __all__ = [
+    "AT",
     "LETTER",
     "LETTER_COLUMNS",
     "Place",
     "commands",
+    "decode_attempts",
     "decode_offsets",
     "due_lanes",
     "lanes",
@@ -36,7 +38,8 @@ Place = tuple[str, str, int]
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
-_decode_attempts = msgspec.json.Decoder(Attempts).decode
+decode_attempts = msgspec.json.Decoder(Attempts).decode
+"""Reads the column `attempts`."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode_records = msgspec.msgpack.Decoder(list[tuple[int, Record]]).decode
 decode_offsets = msgspec.msgpack.Decoder(tuple[int, ...]).decode
@@ -45,7 +48,8 @@ _NO_OFFSETS = _encode(())
 _ROW_BYTES_MAX = 1 << 18
 """What one row of the parking store holds, about: a row is read as a whole."""
 
-_AT = "consumer_group = ? AND topic = ? AND partition = ?"
+AT = "consumer_group = ? AND topic = ? AND partition = ?"
+"""Finds the rows of a `Place`."""
 
 LETTER = "letter JOIN envelope ON envelope.number = letter.number"
 LETTER_COLUMNS = (
@@ -94,10 +98,10 @@ def stored_attempts(
 ) -> tuple[Attempts, ...]:
     """The attempts of all events above the watermark that are not at their end."""
     rows = connection.execute(
-        f"SELECT attempts FROM attempts WHERE {_AT} AND offset >= ? ORDER BY offset",
+        f"SELECT attempts FROM attempts WHERE {AT} AND offset >= ? ORDER BY offset",
         (*place, watermark),
     )
-    return tuple(_decode_attempts(row[0]) for row in rows)
+    return tuple(decode_attempts(row[0]) for row in rows)
 
 
 def lanes_at_acquisition(
@@ -117,7 +121,7 @@ def lanes_at_acquisition(
             _lane_from,
             connection.execute(
                 f"SELECT {_LANE_COLUMNS} FROM lane INDEXED BY {index} "
-                f"WHERE {_AT} AND {condition} LIMIT ?",
+                f"WHERE {AT} AND {condition} LIMIT ?",
                 (*place, count_max + 1 - len(found)),
             ),
         )
@@ -128,7 +132,7 @@ def lanes(
     connection: sqlite3.Connection, place: Place, wanted: Sequence[bytes | int]
 ) -> list[LaneState]:
     """See `Consumer.fetch_lanes`."""
-    statement = f"SELECT {_LANE_COLUMNS} FROM lane WHERE {_AT} AND lane = ?"
+    statement = f"SELECT {_LANE_COLUMNS} FROM lane WHERE {AT} AND lane = ?"
     execute = connection.execute
     rows = (execute(statement, (*place, lane)).fetchone() for lane in wanted)
     return [_lane_from(row) for row in rows if row is not None]
@@ -137,7 +141,7 @@ def lanes(
 def due_lanes(connection: sqlite3.Connection, place: Place, count_max: int) -> list[LaneState]:
     """See `Consumer.fetch_due_lanes`."""
     rows = connection.execute(
-        f"SELECT {_LANE_COLUMNS} FROM lane WHERE {_AT} AND due_ms >= 0 ORDER BY due_ms LIMIT ?",
+        f"SELECT {_LANE_COLUMNS} FROM lane WHERE {AT} AND due_ms >= 0 ORDER BY due_ms LIMIT ?",
         (*place, count_max),
     )
     return [_lane_from(row) for row in rows]
@@ -190,7 +194,7 @@ def _command_from(
         kind=kind,
         letter=letter_from(letter),
         operation=operation,
-        attempts=None if attempts is None else _decode_attempts(attempts),
+        attempts=None if attempts is None else decode_attempts(attempts),
         lane=None if lane[0] is None else _lane_from(lane),
         behind=bool(behind),
     )
@@ -207,7 +211,7 @@ def parked(
 ) -> list[Parked]:
     """See `Consumer.fetch_parked`."""
     rows = connection.execute(
-        f"SELECT records FROM parked WHERE {_AT} AND lane = ? AND last_offset > ? "
+        f"SELECT records FROM parked WHERE {AT} AND lane = ? AND last_offset > ? "
         "ORDER BY first_offset",
         (*place, lane, after),
     )
@@ -219,10 +223,10 @@ def parked(
     attempts = {
         each.offset: each
         for (text,) in connection.execute(
-            f"SELECT attempts FROM attempts INDEXED BY attempts_by_lane WHERE {_AT} AND lane = ?",
+            f"SELECT attempts FROM attempts INDEXED BY attempts_by_lane WHERE {AT} AND lane = ?",
             (*place, lane),
         )
-        for each in (_decode_attempts(text),)
+        for each in (decode_attempts(text),)
     }
     return [Parked(offset, record, attempts.get(offset)) for offset, record in found[:count_max]]
 
@@ -243,7 +247,7 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
             ],
         )
     if settlement.cleared:
-        _delete(transaction, f"attempts WHERE {_AT} AND offset", settlement.cleared, place)
+        _delete(transaction, f"attempts WHERE {AT} AND offset", settlement.cleared, place)
     if settlement.parked:
         many(
             "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -288,13 +292,13 @@ def _parked_rows(
 
 def _write_lanes(transaction: Transaction, place: Place, states: Sequence[LaneState]) -> None:
     transaction.executemany(
-        f"DELETE FROM parked WHERE {_AT} AND lane = ? AND last_offset < ?",
+        f"DELETE FROM parked WHERE {AT} AND lane = ? AND last_offset < ?",
         [(*place, state.lane, state.head) for state in states if state.parked],
     )
     emptied = [state.lane for state in states if not state.parked]
-    _delete(transaction, f"parked WHERE {_AT} AND lane", emptied, place)
+    _delete(transaction, f"parked WHERE {AT} AND lane", emptied, place)
     gone = [state.lane for state in states if state.is_free and not state.gaps]
-    _delete(transaction, f"lane WHERE {_AT} AND lane", gone, place)
+    _delete(transaction, f"lane WHERE {AT} AND lane", gone, place)
     kept = [
         (
             *place,

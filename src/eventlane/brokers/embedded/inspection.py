@@ -11,7 +11,14 @@ from zlib import crc32
 import msgspec
 
 from eventlane.brokers.embedded import failures
-from eventlane.brokers.embedded.failures import LETTER, LETTER_COLUMNS, Place, letter_from
+from eventlane.brokers.embedded.failures import (
+    AT,
+    LETTER,
+    LETTER_COLUMNS,
+    Place,
+    decode_attempts,
+    letter_from,
+)
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.groups import decode_runs
 from eventlane.brokers.embedded.letters import utc
@@ -24,7 +31,6 @@ from eventlane.settlement import LaneState
 from eventlane.views import LaneFront, LaneView, why
 
 __all__ = [
-    "AT",
     "Group",
     "attempts_where",
     "error_of",
@@ -41,11 +47,9 @@ _AHEAD_PER_READ = 1_000
 _SINGLES_MAX = 1_000
 """Lanes of one event each that are looked at."""
 
-AT = "consumer_group = ? AND topic = ? AND partition = ?"
 _PLACE = re.compile(r"[\w.-]+\[\d+\](?= )")
 """What a sentence about one partition begins with."""
 _ALIVE = "state IN ('open', 'replaying')"
-_decode_attempts = msgspec.json.Decoder(Attempts).decode
 
 
 @contextmanager
@@ -98,7 +102,7 @@ async def lane_views(
     key: bytes,
     members: Mapping[str, int],
     *,
-    heartbeat: Callable[[str], Heartbeat | None] = lambda _: None,
+    heartbeat: Callable[[str], Heartbeat | None],
 ) -> list[LaneView]:
     """See `Queries.lane`. `members`: how many are live, by group; `heartbeat` of one by its id."""
     partition = crc32(key) % topic.partitions
@@ -276,7 +280,7 @@ def attempts_where(
     rows = connection.execute(
         f"SELECT attempts FROM attempts WHERE {condition} ORDER BY offset", values
     )
-    return [_decode_attempts(row[0]) for row in rows.fetchall()]
+    return [decode_attempts(row[0]) for row in rows.fetchall()]
 
 
 def _front(offset: int, record: Record) -> LaneFront:

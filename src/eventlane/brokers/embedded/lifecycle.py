@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from eventlane.brokers.embedded import failures
-from eventlane.brokers.embedded.failures import Place
+from eventlane.brokers.embedded.failures import AT, Place
 from eventlane.brokers.embedded.groups import decode_runs
 from eventlane.brokers.embedded.log import decode_batch, end_of, start_of
 from eventlane.brokers.embedded.members import Members
@@ -26,7 +26,6 @@ from eventlane.wording import did_you_mean
 
 __all__ = ["plan_removal", "plan_reset", "remove", "rename", "reset"]
 
-_AT = "consumer_group = ? AND topic = ? AND partition = ?"
 _WAS_RESET = "the group was reset"
 _NONE = msgspec.msgpack.encode(())
 
@@ -154,8 +153,8 @@ def _plan_partition(
         handled_again=settled_from,
         passed_over=unsettled_below + parked_below,
         parked_dropped=parked,
-        attempts_dropped=_count(connection, "attempts", _AT, place),
-        open_letters=_count(connection, "letter", f"{_AT} AND {_ALIVE}", place),
+        attempts_dropped=_count(connection, "attempts", AT, place),
+        open_letters=_count(connection, "letter", f"{AT} AND {_ALIVE}", place),
     )
 
 
@@ -175,7 +174,7 @@ def _parked(connection: sqlite3.Connection, place: Place, offset: int) -> tuple[
     """How many events are parked in a partition, and how many of them below an offset."""
     count = below = 0
     for lane, parked, head, last in connection.execute(
-        f"SELECT lane, parked, head, (SELECT max(last_offset) FROM parked WHERE {_AT} "
+        f"SELECT lane, parked, head, (SELECT max(last_offset) FROM parked WHERE {AT} "
         "AND parked.lane = lane.lane) FROM lane WHERE consumer_group = ? AND topic = ? "
         "AND partition = ? AND parked > 0",
         (*place, *place),
@@ -202,17 +201,17 @@ def reset(transaction: Transaction, group: str, to: ResetTo, by: By) -> ResetPla
             (each.to_offset, _NONE, *place),
         )
         for table in ("attempts", "lane", "parked", "command"):
-            transaction.execute(f"DELETE FROM {table} WHERE {_AT}", place)
+            transaction.execute(f"DELETE FROM {table} WHERE {AT}", place)
         alive = transaction.execute(
-            f"SELECT number FROM letter WHERE {_AT} AND {_ALIVE}", place
+            f"SELECT number FROM letter WHERE {AT} AND {_ALIVE}", place
         ).fetchall()
         audit(transaction, Audited("reset", *by), [(group, row[0]) for row in alive])
         transaction.execute(
             f"UPDATE letter SET state = 'open', on_dead = 'continue', version = version + 1 "
-            f"WHERE {_AT} AND {_ALIVE}",
+            f"WHERE {AT} AND {_ALIVE}",
             place,
         )
-        transaction.execute(f"UPDATE letter SET counted = 0 WHERE {_AT}", place)
+        transaction.execute(f"UPDATE letter SET counted = 0 WHERE {AT}", place)
         if isinstance(to, Mapping):
             at = (each.topic, each.partition)
             let_go(transaction, group, _WAS_RESET, by.now_ms, at=at)

@@ -6,6 +6,7 @@ changed by the time when the operation comes to a letter is asked again then.
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -84,7 +85,10 @@ class Selected(NamedTuple):
 
     plan: Plan
     steps: dict[str, list[str]]
-    """For each group the numbers of its letters, in the order of the log: JSON arrays."""
+    """For each group the numbers of its letters, in the order of the log: JSON arrays.
+
+    Those that it cannot have are among them, so that it keeps why when it comes to them.
+    """
     refusal: Problem | None
     """The first letter that it cannot have."""
     gap: Problem | None
@@ -262,7 +266,9 @@ class _Selecting:
         self._kind: OperationKind = kind
         self._replays_max = replays_max
         self._places: list[tuple[str, str, int, int, int]] = []
-        """Group, topic, partition, offset and number of those that it can have."""
+        """Group, topic, partition, offset and number of all letters."""
+        self._count: Counter[str] = Counter()
+        """How many it can have, by group."""
         self._lanes: set[int] = set()
         """A hash of each, since there may be a million."""
         self._followers: dict[tuple[object, ...], tuple[int, set[int]]] = {}
@@ -274,14 +280,15 @@ class _Selecting:
 
     def add(self, connection: sqlite3.Connection, numbers: str) -> None:
         for each in candidates(connection, numbers):
+            place = (each.group, each.topic, each.partition)
+            self._places.append((*place, each.offset, each.number))
             found = problem(connection, each, self._kind, self._replays_max)
             if found is not None:
                 self._refusal_count += 1
                 if len(self._refusals) < _SHOWN_MAX:
                     self._refusals.append(found)
                 continue
-            place = (each.group, each.topic, each.partition)
-            self._places.append((*place, each.offset, each.number))
+            self._count[each.group] += 1
             lane = (*place, each.lane)
             self._lanes.add(hash(lane))
             if each.parked and each.offset in each.blockers:
@@ -301,8 +308,8 @@ class _Selecting:
             of_group.setdefault(group, []).append(number)
         return Selected(
             Plan(
-                count=len(self._places),
-                groups={group: len(numbers) for group, numbers in of_group.items()},
+                count=self._count.total(),
+                groups={group: self._count[group] for group in of_group if self._count[group]},
                 keys=len(self._lanes),
                 followers=sum(
                     parked for parked, closing in self._followers.values() if not closing

@@ -14,10 +14,9 @@ from uuid import UUID
 import msgspec
 
 from eventlane.brokers.embedded import failures
-from eventlane.brokers.embedded.failures import LETTER, LETTER_COLUMNS, letter_from
+from eventlane.brokers.embedded.failures import AT, LETTER, LETTER_COLUMNS, letter_from
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.inspection import (
-    AT,
     Group,
     attempts_where,
     error_of,
