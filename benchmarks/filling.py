@@ -106,6 +106,7 @@ async def fill(
         on_dead="park",
         app="app",
         host="benchmark",
+        types=((TOPIC, "Order"),),
     )
     try:
         consumer = await broker.join(spec)

@@ -39,12 +39,12 @@ LEVELS = (
     (
         *("account", "breaker", "broker", "budget", "config", "directory", "event", "failure"),
         *("handler", "lane", "lanes", "ledger", "notice", "query", "replay", "retry", "schedule"),
-        *("settlement", "span", "subscription", "suspects", "topic", "views"),
+        *("settlement", "sharing", "span", "subscription", "suspects", "topic", "views"),
     ),
     ("brokers", "middleware", "serde", "store"),
     (
         *("admission", "advancing", "batching", "conclude", "deadletter", "dispatch", "feeding"),
-        *("guard", "listing", "quarantine", "routing", "settling", "workers"),
+        *("guard", "holding", "listing", "quarantine", "routing", "settling", "workers"),
     ),
     (
         *("background", "editing", "handling", "idle", "inspecting", "lifecycle", "operating"),

@@ -50,7 +50,7 @@ class Advancer:
             except StorageError as error:
                 log.warning("group %s: operations wait: %s", self._group, error)
                 self.next_ms = self._clock.now_ms() + _TRY_AGAIN_MS
-            left_s = _LOOK_S
+            left_s = _LOOK_S - self._clock.monotonic_s() % _LOOK_S  # All groups at once.
             if self.next_ms is not None:
                 left_s = max(0, self.next_ms - self._clock.now_ms()) / 1000
             timer = self._clock.call_later(left_s, self._wanted.set)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from eventlane.handler import Delivery
+from eventlane.handler import Delivery, Trouble
 from eventlane.lanes import Lanes
 from eventlane.outcome import DONE
 from eventlane.subscription import Subscription
@@ -64,6 +64,7 @@ class Lists:
         for mates in by_lane(deliveries, [None] * len(deliveries)):
             first, *later = (delivery for delivery, _ in mates)
             first.published = None
+            first.trouble = first.trouble or Trouble()  # So that nothing is put into its list.
             first.origin.lanes.put_mates_back(later)
             self.ready.append((subscription, [first]))
 

@@ -15,6 +15,8 @@ from eventlane.retry import Errors, matches, text_of
 
 __all__ = ["Breaker", "Dependency", "FailureWindow"]
 
+_ROUNDING_S = 1e-6
+"""A timer that was set for a time may end this much before it: sums of floats differ."""
 _TEXT_CHARACTERS_MAX = 500
 
 
@@ -117,7 +119,8 @@ class Breaker:
     def has_place(self, now_s: float) -> bool:
         """Whether `admit` would let a run through now. Asking takes no place."""
         return self.is_closed or (
-            self._running < self.permitted and (not self.is_open or now_s >= self._due_s)
+            self._running < self.permitted
+            and (not self.is_open or now_s >= self._due_s - _ROUNDING_S)
         )
 
     def admit(self, now_s: float) -> bool:

@@ -38,6 +38,14 @@ __all__ = ["Broker", "Consumer", "Operators", "Queries"]
 class Consumer(Protocol):
     """One process's membership in one group. Not for several event loops."""
 
+    @property
+    def elsewhere(self) -> frozenset[tuple[str, str]]:
+        """Topics and event types that this member has no handler for, and others of the group have.
+
+        As new as the batch that was fetched last. Events of them are not to be skipped.
+        """
+        ...
+
     async def changes(self) -> Sequence[Change]:
         """Wait until something changed, and return all that did, oldest first.
 
@@ -56,7 +64,10 @@ class Consumer(Protocol):
     async def fetch_parked(
         self, topic: str, partition: int, lane: bytes | int, after: int, count_max: int
     ) -> Sequence[Parked]:
-        """Read parked events of one lane with offsets above `after`, in order."""
+        """Read parked events of one lane with offsets above `after`, in order.
+
+        At least one if there is any, and at most `count_max`; fewer where they are large.
+        """
         ...
 
     async def fetch_lanes(
@@ -95,6 +106,25 @@ class Consumer(Protocol):
         Cancellation:
             All or nothing was written, and there is no way to know which.
         """
+        ...
+
+    async def release(self, topic: str, partition: int, *, needs: str | None = None) -> None:
+        """Give up a partition of which nothing runs, and all is settled; see `Revoked`.
+
+        `needs` is the name of the event type that comes next, if this member has no handler for it
+        and others of the group have: it is only for them.
+
+        Raises:
+            StorageError: It is owned as before; this may be tried again.
+        """
+        ...
+
+    def drain(self) -> None:
+        """Say that `leave` comes soon: nothing more is acquired, and others share out the rest."""
+        ...
+
+    async def suspect(self) -> None:
+        """Say that what may be in flight ended this process, as if it had been killed: see P5."""
         ...
 
     def beat(self, in_flight: int, held: int, blocked: Sequence[str] = ()) -> None:
@@ -223,6 +253,7 @@ class Operators(Protocol):
         """Stop a group from starting handlers, in all processes, until it is resumed.
 
         Raises:
+            Conflict: It is paused already, by whom is said.
             NotFound: There is no such group.
         """
         ...
@@ -231,6 +262,7 @@ class Operators(Protocol):
         """Let a paused group go on.
 
         Raises:
+            Conflict: It is not paused; who resumed it is said.
             NotFound: There is no such group.
         """
         ...

@@ -2,10 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["Clock", "SystemClock", "Timer", "VirtualClock", "loop_time", "sleep", "yield_to_loop"]
+__all__ = [
+    "Clock",
+    "SystemClock",
+    "Timer",
+    "VirtualClock",
+    "loop_time",
+    "sleep",
+    "uninterrupted",
+    "yield_to_loop",
+]
+
+T = TypeVar("T")
 
 
 def loop_time() -> Callable[[], float]:
@@ -75,3 +86,14 @@ async def yield_to_loop() -> None:
 async def sleep(delay_s: float) -> None:
     """Wait in real time: for what no clock of a test can hasten."""
     await asyncio.sleep(delay_s)
+
+
+async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await something to its end, however often this is cancelled meanwhile."""
+    task = asyncio.ensure_future(coroutine)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise

@@ -1,7 +1,7 @@
 """What becomes of a delivery once its handler has returned or raised, told to its lane."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from eventlane.budget import Budget
@@ -14,14 +14,15 @@ from eventlane.deadletter import (
     dead_letter,
     elapsed_ms,
 )
-from eventlane.errors import EventlaneError, Undecodable
+from eventlane.errors import ConfigError, EventlaneError, NotFound, Undecodable
 from eventlane.failure import Attempts, Disposition
 from eventlane.guard import GroupGuard, Guard
 from eventlane.handler import Delivery, Trouble
 from eventlane.lanes import Lanes
 from eventlane.notice import notice_of
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
-from eventlane.retry import Retry, decide, in_force
+from eventlane.retry import Retry, bounded, decide, in_force
+from eventlane.routing import Route
 from eventlane.subscription import GroupPlan, Subscription
 from eventlane.workers import Worker
 
@@ -42,11 +43,13 @@ class Concluder:
         guards: Mapping[str, Guard],
         done_so_far: Callable[[], int],
         pause: Callable[[str], None],
+        ensure_topic: Callable[[str], Awaitable[None]],
         clock: Clock,
         limits: Limits,
     ) -> None:
         """`guard` stands before the group, `guards` before dependencies, by name."""
         self._pause = pause
+        self._ensure_topic = ensure_topic
         self._plan = plan
         self._app = app
         self._app_version = app_version
@@ -62,6 +65,20 @@ class Concluder:
             cost=limits.retry_token_cost,
         )
 
+    def undecodable(
+        self, worker: Worker, delivery: Delivery, route: Route, error: Exception
+    ) -> None:
+        """The event could not be decoded: its handler has not run."""
+        worker.handling = None
+        worker.ended()
+        for guard in route.guards:
+            guard.withdraw(guard.breaker.trips)
+        try:
+            route.decode_in_words(delivery.record.value or b"")
+        except Undecodable as in_words:
+            error = in_words
+        self.failed(worker, delivery, route.subscription, error, self._monotonic())
+
     def failed(
         self,
         worker: Worker,
@@ -73,6 +90,7 @@ class Concluder:
         """The handler raised: decide, and carry it out."""
         assert subscription is not None, "only what has a handler runs"
         duration_s = self._monotonic() - started_s
+        delivery.published = None
         self.run_failed(worker, error)
         if self._is_outage(delivery, subscription, error):
             return
@@ -85,13 +103,21 @@ class Concluder:
         )
         policy, answer = in_force(error, subscription.retry)
         if answer is None or isinstance(answer, RetryLater):
-            origin = delivery.origin
-            place = (origin.topic, origin.partition, delivery.lane)
-            self._guard.count_failure(self._done_so_far(), place)
+            self._count_failure(delivery)
         ending = _Ending(policy, "permanent" if isinstance(answer, Dead) else "exhausted")
         if isinstance(error, Undecodable):
             ending = _Ending(policy, "undecodable")
         self._carry_out(delivery, outcome, error, duration_s, ending)
+
+    async def missing(self, deliveries: Sequence[Delivery]) -> EventlaneError | None:
+        """Why a topic cannot be had to which handlers of these published; None if all can."""
+        try:
+            for delivery in deliveries:
+                for topic, _ in delivery.published or ():
+                    await self._ensure_topic(topic)
+        except (ConfigError, NotFound) as error:
+            return error
+        return None
 
     def run_failed(self, worker: Worker, error: BaseException) -> None:
         """A run failed that the group's breaker may have admitted."""
@@ -140,13 +166,23 @@ class Concluder:
             error = Returned(getattr(outcome, "reason", "") or f"the handler returned {outcome}")
         if isinstance(outcome, RetryLater):
             self.run_failed(worker, error)
-            if delivery.attempt >= subscription.retry.attempts:
+            self._count_failure(delivery)
+            elapsed_s = elapsed_ms(delivery, duration_s) / 1000
+            outcome = bounded(
+                outcome, delivery.attempt, subscription.retry, elapsed_s=elapsed_s, reason=""
+            )
+            if isinstance(outcome, Dead):
                 ending = _Ending(subscription.retry, "exhausted")
-                outcome = Dead()
         elif not isinstance(outcome, Skipped) and worker.admitted is not None:
             run, worker.admitted = worker.admitted, None
             self._guard.gave_up(run)
         self._carry_out(delivery, outcome, error, duration_s, ending)
+
+    def _count_failure(self, delivery: Delivery) -> None:
+        """Tell the group's breaker of a run that is to be tried again."""
+        origin = delivery.origin
+        place = (origin.topic, origin.partition, delivery.lane)
+        self._guard.count_failure(self._done_so_far(), place)
 
     def _is_outage(
         self, delivery: Delivery, subscription: Subscription, error: BaseException

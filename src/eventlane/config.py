@@ -14,17 +14,31 @@ __all__ = ["Limits", "check_app", "checked_options", "number"]
 
 T = TypeVar("T")
 
+_COUNT_MAX = 10**12
+"""No limit counts further: a database holds it, and a queue."""
 
-def number(where: str, value: object, *, least: float, whole: bool = False, hint: str = "") -> None:
-    """Refuse what is no number of at least this size.
+
+def number(
+    where: str,
+    value: object,
+    *,
+    least: float,
+    most: float = math.inf,
+    whole: bool = False,
+    hint: str = "",
+) -> None:
+    """Refuse what is no number of this size; infinity is none.
 
     Raises:
         ConfigError: It is none; `where` names the option.
     """
     kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+    is_one = isinstance(value, kinds) and not isinstance(value, bool)
+    size: Any = value
+    if not is_one or not least <= size <= most or size == math.inf:
         kind = "a whole number" if whole else "a number"
-        raise ConfigError(f"{where}={value!r}): expected {kind}, {least:g} or more.{hint}")
+        bound = f"at most {most:g}" if is_one and size > most else f"{least:g} or more"
+        raise ConfigError(f"{where}={value!r}): expected {kind}, {bound}.{hint}")
 
 
 def checked_options(cls: type[T]) -> type[T]:
@@ -108,11 +122,14 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            hint = f" Leave it out for the default, {field.default!r}."
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ConfigError(
-                    f"Limits({field.name}={value!r}): expected a number greater than 0. "
-                    f"Leave it out for the default, {field.default!r}."
+                    f"Limits({field.name}={value!r}): expected a number greater than 0.{hint}"
                 )
+            if field.type is int:
+                where = f"Limits({field.name}"
+                number(where, value, least=1, most=_COUNT_MAX, whole=True, hint=hint)
         if self.stall_s_max >= self.lease_s:
             raise ConfigError(
                 f"Limits(stall_s_max={self.stall_s_max}, lease_s={self.lease_s}): expected "

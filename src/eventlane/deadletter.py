@@ -12,7 +12,7 @@ from eventlane.errors import Undecodable
 from eventlane.failure import HOST, Attempt, Attempts, DeadLetter, Disposition, Stage
 from eventlane.handler import Context
 from eventlane.message import EVENT_TYPE, derived_id, headers_of
-from eventlane.outcome import LaneOnDead
+from eventlane.outcome import DELAY_S_MAX, LaneOnDead
 from eventlane.retry import Retry, text_of
 
 __all__ = [
@@ -62,7 +62,7 @@ def attempts_after(
         planned_delay_s=planned_s,
         actual_delay_s=actual_s,
         duration_s=round(duration_s, 6),
-        error_class=type(error).__qualname__,
+        error_class=_text(type(error).__qualname__),
         host=HOST,
     )
     history = (*(before.history if before else ()), attempt)
@@ -70,7 +70,7 @@ def attempts_after(
         offset=delivery.offset,
         count=delivery.attempt,
         # Rounded up: due is a floor, and a retry is never early.
-        due_ms=now_ms + -int(-(delay_s + extra_s) * 1000 // 1),
+        due_ms=now_ms + -int(-min(delay_s + extra_s, DELAY_S_MAX) * 1000 // 1),
         first_failed_ms=before.first_failed_ms if before else now_ms,
         timeouts=(before.timeouts if before else 0) + isinstance(error, HandlerTimeout),
         history=_bounded(history),
@@ -144,11 +144,11 @@ def dead_letter(
         event_type=None if event_type is None else event_type.decode("utf-8", "replace"),
         stage=_stage(error),
         disposition=disposition,
-        error_class=type(error).__qualname__,
-        error_module=type(error).__module__,
+        error_class=_text(type(error).__qualname__),
+        error_module=_text(type(error).__module__),
         error_message=_cut(reason or text_of(error), _MESSAGE_BYTES_MAX),
         error_stack=_cut("".join(traceback.format_exception(error)), _STACK_BYTES_MAX),
-        cause_class=None if root is error else type(root).__qualname__,
+        cause_class=None if root is error else _text(type(root).__qualname__),
         fingerprint=fingerprint(origin.group, error),
         attempts=last.count,
         timeouts=last.timeouts,
@@ -159,7 +159,7 @@ def dead_letter(
         history=_bounded((*(replayed.history if replayed else ()), *last.history)),
         policy=str(policy),
         app=app,
-        app_version=app_version,
+        app_version=None if app_version is None else _text(app_version),
         host=HOST,
         pid=os.getpid(),
         correlation_id=delivery.correlation_id,
@@ -178,9 +178,14 @@ def fingerprint(group: str, error: BaseException) -> str:
     without the line, so that an edit elsewhere in the file does not split a group of failures.
     """
     root = _root(error)
-    name = f"{type(root).__module__}.{type(root).__qualname__}"
+    name = f"{_text(type(root).__module__)}.{type(root).__qualname__}"
     parts = f"{group}\n{name}\n{_application_frame(root.__traceback__)}"
     return hashlib.blake2b(parts.encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def _text(value: object) -> str:
+    """Text that can be stored and read back, also where a class says something odd of itself."""
+    return (value if isinstance(value, str) else repr(value)).encode("utf-8", "replace").decode()
 
 
 @cache

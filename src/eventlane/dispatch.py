@@ -7,8 +7,8 @@
 - `settling.py` writes what became of deliveries: one settlement at a time, which takes all that has
   accumulated; at once if a lane waits for it, else after `Limits.settle_interval_s`.
 - `_sweep` cancels workers whose handler has timed out.
-- `listing.py` runs lists for batch handlers; `quarantine.py` runs alone what may have killed a
-  process; `advancing.py` lets the operators' operations go on.
+- `holding.py` gives partitions up; `listing.py` runs lists for batch handlers; `quarantine.py` runs
+  alone what may have killed a process; `advancing.py` lets the operators' operations go on.
 
 What may run is not decided here but in `lanes.py`, what a failure means in `retry.py`, and whether
 anything runs while something is out in `guard.py`.
@@ -25,21 +25,22 @@ from eventlane.admission import Admission
 from eventlane.advancing import Advancer
 from eventlane.batching import Lists
 from eventlane.broker import Consumer
-from eventlane.clock import Clock, loop_time, sleep, yield_to_loop
+from eventlane.clock import Clock, loop_time, sleep, uninterrupted, yield_to_loop
 from eventlane.conclude import Concluder
 from eventlane.config import Limits
-from eventlane.errors import HandlerStuck, Undecodable
+from eventlane.errors import HandlerStuck
 from eventlane.feeding import Feeder
 from eventlane.guard import Guard
-from eventlane.handler import Context, Delivery, Origin, Serialise
+from eventlane.handler import Delivery, Origin, Serialise
+from eventlane.holding import Holding
 from eventlane.lanes import Lanes
 from eventlane.listing import ListRunner
 from eventlane.quarantine import LoneRunner, Quarantine
 from eventlane.routing import NO_ROUTE, Route, Routes
-from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
+from eventlane.settlement import Acquired, Appended, Command, Lost, Paused, Revoked
 from eventlane.settling import Settler
 from eventlane.subscription import GroupPlan
-from eventlane.workers import Worker, Workers
+from eventlane.workers import Worker, Workers, ends_process
 
 __all__ = ["Dispatcher"]
 
@@ -94,12 +95,11 @@ class Dispatcher:
         """What runs alone, before it starts."""
         self._is_alone = False
         self._rested = asyncio.Event()
-        self._done_before = 0  # in partitions that this process no longer owns
         self._admission = Admission(
             plan,
             guards,
             self._partitions,
-            moved=self._admission_moved,
+            moved=self._changed,
             note=self._note,
             clock=clock,
             limits=limits,
@@ -118,8 +118,9 @@ class Dispatcher:
             dlq_payload=dlq_payload,
             guard=self._admission.group,
             guards=guards,
-            done_so_far=self._done_so_far,
+            done_so_far=lambda: self._holding.done_so_far,
             pause=self._pause,
+            ensure_topic=ensure_topic,
             clock=clock,
             limits=limits,
         )
@@ -140,7 +141,7 @@ class Dispatcher:
             ensure_topic=ensure_topic,
             clock=clock,
             limits=limits,
-            lost=self._lose,
+            lost=lambda topic, partition: self._holding.lose(topic, partition),  # noqa: PLW0108
             settled=self._after_settling,
         )
         self._alone = LoneRunner(
@@ -154,6 +155,17 @@ class Dispatcher:
             note=self._note,
             run=self._run_alone,
             flush=self._settler.flush,
+        )
+        self._holding = Holding(
+            plan.name,
+            consumer,
+            self._partitions,
+            workers=self._workers,
+            lists=self._lists,
+            feeder=self._feeder,
+            lone=self._alone,
+            flush=self._settler.flush,
+            changed=self._changed,
         )
         self._operations = Advancer(plan.name, consumer, clock, moved)
         shares_s = [each.timeout_s / 10 for each in plan.subscriptions if each.timeout_s]
@@ -175,6 +187,7 @@ class Dispatcher:
                 ("sweep", self._sweep()),
                 ("operations", self._operations.run()),
                 ("alone", self._alone.run()),
+                ("holding", self._holding.run()),
             )
         ]
         try:
@@ -184,11 +197,13 @@ class Dispatcher:
             for each in done:
                 each.result()
         finally:
-            await self._drain(tasks)
+            await uninterrupted(self._drain(tasks))
 
     async def _drain(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Let running handlers end, write what became of them, leave."""
         self._stopping = True
+        self._consumer.drain()
+        is_cut_off = self._workers.is_cut_off
         self._fill_ring()
         self._admission.close()
         alive = await self._workers.stop(within_s=self._limits.drain_s)
@@ -212,6 +227,8 @@ class Dispatcher:
         await asyncio.gather(settle, return_exceptions=True)
         for each in self._partitions.values():
             each.forget()
+        if is_cut_off:
+            await self._consumer.suspect()
         await self._consumer.leave()
 
     @property
@@ -251,7 +268,7 @@ class Dispatcher:
         """Tell the broker that the event loop turns, and what this process has open."""
         held = sum(lanes.held for lanes in self._partitions.values())
         blocked = [why for lanes in self._partitions.values() if (why := lanes.why_blocked)]
-        blocked += self._admission.why_limited()
+        blocked += (*self._admission.why_limited(), *self._workers.late)
         self._consumer.beat(self._workers.in_flight, held, blocked)
 
     async def _control(self) -> None:
@@ -262,10 +279,13 @@ class Dispatcher:
                     case Acquired():
                         self._acquire(change)
                         # What was asked for before is among what it was acquired with.
-                        commands = _elsewhere(commands, change.topic, change.partition)
-                    case Lost(topic, partition):
-                        self._lose(topic, partition)
-                        commands = _elsewhere(commands, topic, partition)
+                        commands = [each for each in commands if each.place != change.place]
+                    case Lost():
+                        self._holding.lose(*change.place)
+                        commands = [each for each in commands if each.place != change.place]
+                    case Revoked():
+                        if change.place in self._partitions:
+                            self._holding.give_up(self._partitions[change.place])
                     case Appended(topic):
                         self._feeder.grew(topic)
                     case Paused(reason):
@@ -279,7 +299,7 @@ class Dispatcher:
     def _command(self, commands: list[Command]) -> None:
         # In the order of the log, whatever the order in which an operator named the letters.
         for command in sorted(commands, key=lambda each: each.letter.offset):
-            lanes = self._partitions.get((command.letter.topic, command.letter.partition))
+            lanes = self._partitions.get(command.place)
             if lanes is not None:
                 lanes.command(command)
                 self._note(lanes)
@@ -297,22 +317,6 @@ class Dispatcher:
         self._feeder.hungry.add(lanes)
         self._note(lanes)
 
-    def _lose(self, topic: str, partition: int) -> None:
-        lanes = self._partitions.pop((topic, partition), None)
-        if lanes is None:
-            return
-        log.warning("group %s: %s[%d] is no longer owned here", self.plan.name, topic, partition)
-        self._fill_ring()
-        self._feeder.hungry.discard(lanes)
-        self._done_before += lanes.done_so_far
-        for worker in self._workers:
-            running = worker.handling
-            if isinstance(running, Context) and running.origin.lanes is lanes:
-                worker.cancel()
-        self._lists.forget(lanes)
-        lanes.forget()
-        self._moved()
-
     def _pause(self, reason: str | None) -> None:
         if reason is not None and reason != self.paused:
             log.warning("group %s is paused: %s", self.plan.name, reason)
@@ -323,6 +327,7 @@ class Dispatcher:
         if reason is None:
             for lanes in self._partitions.values():
                 lanes.resume()
+            self._alone.go_on()
         self._moved()
 
     def _fill_ring(self) -> None:
@@ -335,6 +340,11 @@ class Dispatcher:
     def may_start(self) -> bool:
         """See `Stoppable.may_start`."""
         return self.paused is None and not self._stopping and not self._holds
+
+    @property
+    def is_halted(self) -> bool:
+        """See `Stoppable.is_halted`."""
+        return self.paused is not None or self._stopping
 
     def _take_elsewhere(self) -> Delivery | None:
         """The next delivery that may run of the other partitions."""
@@ -363,13 +373,10 @@ class Dispatcher:
                 return delivery
         return None
 
-    def _admission_moved(self) -> None:
+    def _changed(self) -> None:
         self._fill_ring()
         self._workers.wake()
         self._moved()
-
-    def _done_so_far(self) -> int:
-        return self._done_before + sum(each.done_so_far for each in self._partitions.values())
 
     def _has_work(self) -> bool:
         return bool(
@@ -438,7 +445,8 @@ class Dispatcher:
             try:
                 event = None if value is None else decode(value)
             except Exception as error:  # its words are made only now
-                self._cannot_decode(worker, route, delivery, error)
+                concluder.undecodable(worker, delivery, route, error)
+                self._note(lanes)
                 continue
             try:
                 outcome = await call(event, delivery)
@@ -448,13 +456,21 @@ class Dispatcher:
                 why = worker.why_cancelled(error)
                 concluder.failed(worker, delivery, route.subscription, why, started)
                 self._note(lanes)
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
             except BaseException as error:  # no handler may end the process, or its group
+                if ends_process(error):
+                    raise
                 concluder.failed(worker, delivery, route.subscription, error, started)
                 self._note(lanes)  # It may wait for a moment at which nothing is settled.
             else:
-                if outcome is None:
+                if (
+                    delivery.published
+                    and (missing := await concluder.missing([delivery])) is not None
+                ):
+                    concluder.failed(worker, delivery, route.subscription, missing, started)
+                elif timeout_s and monotonic() > worker.deadline:
+                    why = worker.time_is_over()
+                    concluder.failed(worker, delivery, route.subscription, why, started)
+                elif outcome is None:
                     lanes.done(delivery)
                 else:
                     concluder.returned(worker, delivery, route.subscription, outcome, started)
@@ -467,20 +483,6 @@ class Dispatcher:
                 concluder.ended(worker)
                 return self._workers.retire(worker)
 
-    def _cannot_decode(
-        self, worker: Worker, route: Route, delivery: Delivery, error: Exception
-    ) -> None:
-        worker.handling = None
-        worker.ended()
-        for guard in route.guards:
-            guard.withdraw(guard.breaker.trips)
-        try:
-            route.decode_in_words(delivery.record.value or b"")
-        except Undecodable as in_words:
-            error = in_words
-        self._concluder.failed(worker, delivery, route.subscription, error, self._monotonic())
-        self._note(delivery.origin.lanes)
-
     def _runs_here(self, worker: Worker, route: Route, delivery: Delivery) -> bool:
         """Skip it, put it into a list, let it wait, or say that it runs here after all."""
         subscription = route.subscription
@@ -489,21 +491,22 @@ class Dispatcher:
             delivery.record.value is None and not subscription.takes_tombstones
         ):
             self._admission.withdraw(worker)
-            lanes.skip(delivery)
+            needs = self._routes.type_of(delivery.record.headers) if subscription is None else None
+            if needs is not None and (lanes.origin.topic, needs) in self._consumer.elsewhere:
+                # It is not for this process, but for another one of the group.
+                lanes.put_back(delivery)
+                self._holding.give_up(lanes, needs)
+                return False
+            if subscription is None and delivery.replayed:
+                lanes.return_replay(delivery)
+            else:
+                lanes.skip(delivery)
             self._note(lanes)
             return False
         if subscription.batch is None:
             return self._admission.let_through(worker, route.guards, [delivery])
         self._admission.withdraw(worker)
-        started = self._monotonic()
-        try:
-            if delivery.record.value is not None:
-                delivery.event = route.decode_in_words(delivery.record.value)
-        except Undecodable as error:
-            self._concluder.failed(worker, delivery, subscription, error, started)
-            self._note(lanes)
-        else:
-            self._lists.add(subscription, delivery)
+        self._list_runner.collect(worker, route, delivery)
         return False
 
     async def _sleep(self, worker: Worker) -> bool:
@@ -575,13 +578,16 @@ class Dispatcher:
             self._alone.go_on()
         if self._operations.next_ms is None:
             self._operations.go_on()
+        self._holding.go_on()
         self._workers.wake()
 
     async def _sweep(self) -> None:
         """Cancel what runs for too long, and say that this process is alive."""
         while True:
-            await sleep(self._sweep_s)
+            # All groups at the same moments, so that an idle process wakes up once for them.
+            await sleep(self._sweep_s - self._loop.time() % self._sweep_s)
             self.beat()
+            self._holding.go_on()
             stuck = self._workers.time_out(self._monotonic(), self._limits.stuck_s)
             if stuck is not None:
                 self._fail(stuck)
@@ -590,8 +596,3 @@ class Dispatcher:
         """End handling with an error."""
         if not self._failure.done():
             self._failure.set_exception(error)
-
-
-def _elsewhere(commands: list[Command], topic: str, partition: int) -> list[Command]:
-    place = topic, partition
-    return [each for each in commands if (each.letter.topic, each.letter.partition) != place]

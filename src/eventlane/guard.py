@@ -15,6 +15,9 @@ log = logging.getLogger("eventlane.guard")
 class Guard:
     """Stands before the runs of a group, or of all handlers that name a dependency."""
 
+    promise = "no event dies of it"
+    """What the log says of probes."""
+
     def __init__(self, name: str, breaker: Breaker, clock: Clock) -> None:
         self.name = name
         self.breaker = breaker
@@ -79,9 +82,10 @@ class Guard:
     def _opened(self, *, is_new: bool) -> None:
         if is_new:
             log.warning(
-                "%s is out: %s. Nothing but probes runs until one succeeds; no event dies of it.",
+                "%s is out: %s. Nothing but probes runs until one succeeds; %s.",
                 self.name,
                 self.breaker.why,
+                self.promise,
             )
         if not self.breaker.is_closed:
             self._tell()  # There may be a place again, though it has failed.
@@ -103,6 +107,8 @@ class Guard:
 
 class GroupGuard(Guard):
     """Stands before all runs of a group in this process."""
+
+    promise = "each probe is an attempt of its event"
 
     def __init__(self, group: str, concurrency: int, clock: Clock, limits: Limits) -> None:
         super().__init__(f"group {group}", Breaker(concurrency=concurrency), clock)

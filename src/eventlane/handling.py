@@ -119,6 +119,7 @@ async def _join_all(broker: Broker, plans: Sequence[GroupPlan], app: str) -> lis
                 on_dead=plan.on_dead,
                 app=app,
                 host=HOST,
+                types=plan.types,
             )
             consumer = await broker.join(group)
             joined.push_async_callback(consumer.leave)

@@ -142,6 +142,7 @@ class Lanes(Schedule):
             if letter.blocks_lane:
                 lane.blockers = (*lane.blockers, delivery.offset)
                 lane.operation = None
+                lane.unload()  # It may be closed for long.
             else:
                 self._note_gap(lane.key, delivery.offset)
             if letter.on_dead == "stop":
@@ -243,6 +244,8 @@ class Lanes(Schedule):
     @property
     def held(self) -> int:
         """Events of the log in lanes whose head waits for its retry."""
+        if not (self._due or self._awaiting or self._committing[0] or self._put_back):
+            return 0  # As nearly always, and this is asked again and again.
         waiting = {id(lane): lane for _, _, lane in self._due}
         waiting |= {id(lane): lane for lane in (*self._awaiting, *self._committing[0])}
         aside = {id(lane) for lanes in self._put_back.values() for lane in lanes}
@@ -265,12 +268,12 @@ class Lanes(Schedule):
         span = self.span
         is_wide = span.next_offset - span.watermark >= self._limits.span_max
         is_crowded = self.is_crowded and span.next_offset > span.watermark
-        return not (span.untaken or self.stopped or is_wide or is_crowded)
+        return not (span.untaken or self.stopped or is_wide or is_crowded or self.is_leaving)
 
     @property
     def has_untaken(self) -> bool:
         """Whether `take` may give something."""
-        return bool(self.ready or (self.span.untaken and not self.blocked))
+        return bool(self.ready or (self.span.untaken and not self.blocked and not self.is_leaving))
 
     def waits_for(self, until: object) -> bool:
         """Whether something was put back until then."""
@@ -279,6 +282,8 @@ class Lanes(Schedule):
     @property
     def next_due_ms(self) -> int | None:
         """When `wake` should be called next."""
+        if self.is_leaving:
+            return None
         due_ms, unknown_ms = self._due[0][0] if self._due else None, self.directory.horizon_ms
         if unknown_ms is None or self.wants_due:  # They are looked up already.
             return due_ms
@@ -292,14 +297,15 @@ class Lanes(Schedule):
     @property
     def why_blocked(self) -> str:
         """Why nothing new is taken, and what to do; empty if it is."""
+        if not self.blocked:
+            return ""
         place = f"{self.origin.topic}[{self.origin.partition}]"
         if self.stopped:
             return (
                 f"{place} is stopped by the dead letter at offset {min(self.stopped)}: replay or "
                 "archive it"
             )
-        if self.full is None:
-            return ""
+        assert self.full is not None
         behind = f"the dead letter at offset {self.full.blockers[0]}" if self.full.blockers else ""
         return (
             f"{place} takes nothing new: {self.full.parked} events of key "
@@ -309,8 +315,15 @@ class Lanes(Schedule):
 
     @property
     def is_moving(self) -> bool:
-        """Something is to be run, read back or written; running handlers and due times apart."""
-        return bool(self.ready or self.lone or self._loading or self.wants_due or self.is_unwritten)
+        """Something is to be run, read, written or handed over; handlers and due times apart."""
+        return bool(
+            self.ready
+            or self.lone
+            or self._loading
+            or self.wants_due
+            or self.is_unwritten
+            or self.is_leaving
+        )
 
     @property
     def is_unwritten(self) -> bool:
@@ -391,9 +404,23 @@ class Lanes(Schedule):
                 kept.append(later)
         lane.replays = kept
 
-    def _return_replay(self, lane: Lane, later: Delivery, letter: DeadLetter) -> None:
-        change = LetterChange(letter.id, later.offset, lane.key, "open", "returned")
-        self.ledger.letters.append(change)
+    def return_replay(self, delivery: Delivery) -> None:
+        """A replay did not run, since its group has no handler for it: the letter is open again."""
+        assert delivery.trouble is not None
+        assert delivery.trouble.letter is not None
+        lane = self._lane(delivery.lane)
+        self._return_replay(lane, delivery, delivery.trouble.letter, "unhandled")
+        lane.running = False
+        self._advance(lane)
+
+    def _return_replay(
+        self,
+        lane: Lane,
+        later: Delivery,
+        letter: DeadLetter,
+        why: Literal["returned", "unhandled"] = "returned",
+    ) -> None:
+        self.ledger.letters.append(LetterChange(letter.id, later.offset, lane.key, "open", why))
         self._end_replay(later)
 
     def _unblock(self, lane: Lane, offset: int) -> None:

@@ -14,7 +14,7 @@ from eventlane.lanes import Lanes
 from eventlane.outcome import Done, Skipped
 from eventlane.routing import Route
 from eventlane.subscription import Subscription
-from eventlane.workers import Worker
+from eventlane.workers import Worker, ends_process
 
 __all__ = ["ListRunner"]
 
@@ -74,19 +74,47 @@ class ListRunner:
             if worker.is_stopping:
                 raise
             self._failed(worker, deliveries, subscription, worker.why_cancelled(error), started_s)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:  # no handler may end the process, or its group
+            if ends_process(error):
+                raise
             self._failed(worker, deliveries, subscription, error, started_s)
         else:
-            given = outcomes_of(outcomes, len(deliveries))
-            for mates in by_lane(deliveries, given):
-                self._mates_returned(worker, subscription, mates, started_s)
+            await self._returned(worker, deliveries, subscription, outcomes, started_s)
         finally:
             worker.handling = None
             worker.ended()
-        for lanes in {id(each.origin): each.origin.lanes for each in deliveries}.values():
-            self._note(lanes)
+            for lanes in {id(each.origin): each.origin.lanes for each in deliveries}.values():
+                self._note(lanes)
+
+    async def _returned(
+        self,
+        worker: Worker,
+        deliveries: list[Delivery],
+        subscription: Subscription,
+        outcomes: object,
+        started_s: float,
+    ) -> None:
+        why: BaseException | None = await self._concluder.missing(deliveries)
+        if worker.deadline and self._monotonic() > worker.deadline:
+            why = worker.time_is_over()
+        if why is not None:
+            self._failed(worker, deliveries, subscription, why, started_s)
+            return
+        for mates in by_lane(deliveries, outcomes_of(outcomes, len(deliveries))):
+            self._mates_returned(worker, subscription, mates, started_s)
+
+    def collect(self, worker: Worker, route: Route, delivery: Delivery) -> None:
+        """Put an event into the list that its handler is given next."""
+        assert route.subscription is not None
+        try:
+            if delivery.record.value is not None:
+                delivery.event = route.decode_in_words(delivery.record.value)
+        except Undecodable as error:
+            started_s = self._monotonic()
+            self._concluder.failed(worker, delivery, route.subscription, error, started_s)
+            self._note(delivery.origin.lanes)
+        else:
+            self._lists.add(route.subscription, delivery)
 
     def _decodes(self, subscription: Subscription, delivery: Delivery) -> bool:
         """Give a delivery its event, if it is of this handler and can be decoded."""

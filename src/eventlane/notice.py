@@ -1,5 +1,8 @@
 """A dead letter as an event on the topic `<topic>.<group>.dlq`, so that code can react to it."""
 
+from collections.abc import Mapping
+from uuid import UUID
+
 import msgspec
 
 from eventlane.event import event
@@ -15,7 +18,7 @@ from eventlane.message import (
 )
 from eventlane.topic import DLQ_SUFFIX
 
-__all__ = ["DeadLettered", "dlq_topic", "notice_of"]
+__all__ = ["DeadLettered", "dlq_topic", "notice_of", "with_letter_id"]
 
 
 @event(topic="dead-letters", key="key", name="eventlane.DeadLettered")
@@ -53,6 +56,7 @@ class DeadLettered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(DeadLettered).decode
 
 
 def dlq_topic(topic: str, group: str) -> str:
@@ -96,3 +100,14 @@ def notice_of(letter: DeadLetter, *, with_payload: bool) -> tuple[str, Record]:
     new_id = derived_id(str(letter.id), letter.replay_count, letter.version, value)
     record = Record(new_id.bytes, letter.key, value, letter.last_failed_ms, encode_headers(headers))
     return dlq_topic(letter.topic, letter.group), record
+
+
+def with_letter_id(record: Record, ids: Mapping[UUID, UUID]) -> Record:
+    """The same notice of a letter that the store may know by another id."""
+    notice = _decode(record.value or b"")
+    kept = ids.get(UUID(notice.id))
+    if kept is None:
+        return record
+    value = _encode(msgspec.structs.replace(notice, id=str(kept)))
+    new_id = derived_id(str(kept), notice.replay_count, value)
+    return msgspec.structs.replace(record, id=new_id.bytes, value=value)

@@ -395,6 +395,7 @@ class Operating:
         """Stop a group from starting handlers, in all processes, until it is resumed.
 
         Raises:
+            Conflict: It is paused already; the message says by whom and why.
             NotFound: There is no such group.
             Unavailable: The app is not connected.
         """
@@ -405,6 +406,7 @@ class Operating:
         """Let a paused group go on.
 
         Raises:
+            Conflict: It is not paused; the message says who resumed it.
             NotFound: There is no such group.
             Unavailable: The app is not connected.
         """

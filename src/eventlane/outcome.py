@@ -10,13 +10,24 @@ import msgspec
 
 from eventlane.errors import ConfigError
 
-__all__ = ["DONE", "Dead", "Done", "LaneOnDead", "Outcome", "Pause", "RetryLater", "Skipped"]
+__all__ = [
+    "DELAY_S_MAX",
+    "DONE",
+    "Dead",
+    "Done",
+    "LaneOnDead",
+    "Outcome",
+    "Pause",
+    "RetryLater",
+    "Skipped",
+]
 
 LaneOnDead = Literal["park", "continue", "stop"]
 """What a lane does behind a dead letter: close and park, go on, or stop its partition."""
 
 
-_DELAY_S_MAX = 1e9
+DELAY_S_MAX = 1e9
+"""What a retry may wait at most: some 31 years, which a clock and a calendar can hold."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -34,7 +45,7 @@ class RetryLater(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         number = not isinstance(self.delay_s, bool) and isinstance(self.delay_s, int | float)
-        if not number or not 0 <= self.delay_s <= _DELAY_S_MAX:
+        if not number or not 0 <= self.delay_s <= DELAY_S_MAX:
             raise ConfigError(
                 f"RetryLater(delay_s={self.delay_s!r}): expected seconds, 0 or more, below 1e9. "
                 "A retry cannot start in the past; 0 is at once."

@@ -25,6 +25,11 @@ class Stoppable(Protocol):
         """Whether it may start runs at all."""
         ...
 
+    @property
+    def is_halted(self) -> bool:
+        """Whether it is paused, or ends."""
+        ...
+
     def hold(self) -> None:
         """Start no more runs."""
         ...
@@ -96,6 +101,8 @@ class LoneRunner:
         """`flush` writes all that is to be written; `note` is told of a partition that goes on."""
         self.is_busy = False
         """Something runs alone, or waits until it may."""
+        self.runs: Lanes | None = None
+        """The partition of which something runs alone."""
         self._name = name
         self._group = group
         self._quarantine = quarantine
@@ -143,10 +150,17 @@ class LoneRunner:
             ends,
         )
         async with self._quarantine.alone(self._group, in_process=ends >= ALONE_IN_PROCESS):
+            if self._group.is_halted:  # It was paused while others came to rest.
+                lanes.lone.appendleft(delivery)
+                return
             # Durable before it starts, so that a successor knows that nothing else was in flight.
             lanes.ledger.alone, lanes.ledger.urgent = delivery.offset, True
             await self._flush()
-            if lanes in self._partitions.values():
-                await self._run(delivery)
+            if lanes in self._partitions.values() and not lanes.is_leaving:
+                self.runs = lanes
+                try:
+                    await self._run(delivery)
+                finally:
+                    self.runs = None
             lanes.ledger.alone, lanes.ledger.urgent = None, True
             await self._flush()

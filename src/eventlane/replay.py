@@ -217,7 +217,8 @@ class OperationStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     """Died again."""
     returned: int
-    """Open again without a run: it was cancelled, or an earlier one of their lane failed."""
+    """Open again without a run: it was cancelled, or ended by a reset, or an earlier one of their
+    lane failed."""
     skipped: int
     """Left as they are, since they had changed meanwhile or were replayed too often:
     `Operation.left_out()` says why."""

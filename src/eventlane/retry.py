@@ -10,9 +10,9 @@ from typing import cast
 
 from eventlane.config import checked_options, number
 from eventlane.errors import ConfigError, Undecodable
-from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
+from eventlane.outcome import DELAY_S_MAX, Dead, Done, Outcome, Pause, RetryLater, Skipped
 
-__all__ = ["Errors", "Retry", "Rule", "decide", "in_force", "matches", "text_of"]
+__all__ = ["Errors", "Retry", "Rule", "bounded", "decide", "in_force", "matches", "text_of"]
 
 
 _DEFAULT = " Leave the option out for its default."
@@ -48,8 +48,10 @@ class Retry:
         number("Retry(attempts", self.attempts, least=1, whole=True, hint=_DEFAULT)
         number("Retry(immediate", self.immediate, least=0, whole=True, hint=_DEFAULT)
         for option in ("delay_s", "delay_s_max"):
-            number(f"Retry({option}", getattr(self, option), least=0, hint=_SECONDS)
-        number("Retry(jitter", self.jitter, least=0, hint=_DEFAULT)
+            number(
+                f"Retry({option}", getattr(self, option), least=0, most=DELAY_S_MAX, hint=_SECONDS
+            )
+        number("Retry(jitter", self.jitter, least=0, most=DELAY_S_MAX, hint=_DEFAULT)
         number("Retry(factor", self.factor, least=1, hint=_DEFAULT)
         if self.elapsed_s_max is not None:
             hint = " None is no limit; attempts=1 retries nothing."
@@ -64,6 +66,12 @@ class Retry:
                 f"Retry(delay_s={self.delay_s!r}, delay_s_max={self.delay_s_max!r}): expected "
                 "delay_s_max of at least delay_s, or no retry would wait as long as it says. Raise "
                 "delay_s_max too."
+            )
+        if self.delay_s_max * (1 + self.jitter) > DELAY_S_MAX:
+            raise ConfigError(
+                f"Retry(delay_s_max={self.delay_s_max!r}, jitter={self.jitter!r}): expected delays "
+                f"of at most {DELAY_S_MAX:g} seconds, jitter included. jitter is a share of the "
+                "delay: 0.2 adds up to a fifth."
             )
         if self.immediate > self.attempts:
             raise ConfigError(
@@ -126,12 +134,15 @@ def _several(errors: Errors) -> tuple[type[BaseException], ...]:
 
 def matches(error: BaseException, errors: Errors) -> bool:
     """Whether an error is one of these; a group of errors is what all its leaves are."""
-    if isinstance(error, errors):
-        return True
-    if not isinstance(error, BaseExceptionGroup):
-        return False
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    return all(matches(leaf, errors) for leaf in group.exceptions)
+    left = [error]
+    while left:
+        each = left.pop()
+        if isinstance(each, errors):
+            continue
+        if not isinstance(each, BaseExceptionGroup):
+            return False
+        left.extend(cast("BaseExceptionGroup[BaseException]", each).exceptions)
+    return True
 
 
 def text_of(error: BaseException) -> str:
@@ -169,12 +180,17 @@ def decide(
         return _with_reason(answer, text_of(error))
     if answer is None:
         answer = RetryLater(_delay_s(policy, attempt) * (1 + policy.jitter * jitter))
+    return bounded(answer, attempt, policy, elapsed_s=elapsed_s, reason=text_of(error))
+
+
+def bounded(
+    answer: RetryLater, attempt: int, policy: Retry, *, elapsed_s: float, reason: str
+) -> RetryLater | Dead:
+    """A retry, or the end where its policy permits none: by `attempts`, or by `elapsed_s_max`."""
     too_late = (
         policy.elapsed_s_max is not None and elapsed_s + answer.delay_s > policy.elapsed_s_max
     )
-    if attempt >= policy.attempts or too_late:
-        return Dead(reason=text_of(error))
-    return answer
+    return Dead(reason=reason) if attempt >= policy.attempts or too_late else answer
 
 
 def _with_reason(answer: Outcome, reason: str) -> Outcome:

@@ -74,6 +74,11 @@ class Routes(NamedTuple):
         subscription = self.find(topic, header_block).subscription
         return "" if subscription is None else subscription.name
 
+    def type_of(self, header_block: bytes) -> str | None:
+        """The event type that headers name; None where they name none."""
+        name = decode_headers(header_block).get(EVENT_TYPE)
+        return None if name is None else name.decode("utf-8", "replace")
+
     def find(self, topic: str, header_block: bytes) -> Route:
         """What handles messages with such headers; `NO_ROUTE` if nothing in this group does.
 
@@ -82,11 +87,11 @@ class Routes(NamedTuple):
         becomes a dead letter with its bytes kept.
         """
         try:
-            name = decode_headers(header_block).get(EVENT_TYPE)
+            name = self.type_of(header_block)
         except ValueError as error:
             return self._failing(str(error))
         if name is not None:
-            return self.by_type.get((topic, name.decode("utf-8", "replace")), NO_ROUTE)
+            return self.by_type.get((topic, name), NO_ROUTE)
         known = [route for (place, _), route in self.by_type.items() if place == topic]
         if len(known) == 1:
             return known[0]

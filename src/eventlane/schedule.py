@@ -51,6 +51,7 @@ class Schedule:
         "epoch",
         "full",
         "is_crowded",
+        "is_leaving",
         "ledger",
         "lone",
         "now_ms",
@@ -94,6 +95,8 @@ class Schedule:
         """A lane that has reached `parked_per_key_max`: nothing new is taken until it moves."""
         self.is_crowded = False
         """The settled set above the watermark is as large as it may be."""
+        self.is_leaving = False
+        """Nothing more is taken, since another process is to have the partition: see `halt`."""
         self._keyed = ordering == "key"
         self._one_lane = ordering == "partition"
         self._limits = limits
@@ -174,6 +177,13 @@ class Schedule:
             chunk.next = index
             if index == count:
                 untaken.popleft()
+
+    def halt(self) -> None:
+        """Give nothing more; what runs may end, and is written. Whoever has it next goes on."""
+        self.is_leaving = True
+        self.take = _nothing
+        for each in (self.ready, self.lone, self.to_load, self._due):
+            each.clear()
 
     def wake(self, now_ms: int) -> None:
         """Let retries that are due by `now_ms` run."""
@@ -284,7 +294,7 @@ class Schedule:
     @property
     def wants_due(self) -> int:
         """How many lanes that are due first should be looked up; 0 for none."""
-        return self.directory.wants(self.now_ms)
+        return 0 if self.is_leaving else self.directory.wants(self.now_ms)
 
     def learn_due(self, states: Sequence[LaneState], count_max: int) -> None:
         """Take in lanes that are due first; fewer than `count_max` are all there are."""
@@ -298,7 +308,7 @@ class Schedule:
 
     def _advance(self, lane: Lane) -> None:
         """The one place that decides what a lane does next."""
-        if lane.running:
+        if lane.running or self.is_leaving:
             return
         line = lane.line
         if line:

@@ -22,6 +22,7 @@ __all__ = [
     "Lost",
     "Parked",
     "Paused",
+    "Revoked",
     "Settlement",
     "Suspects",
 ]
@@ -45,6 +46,8 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_dead: Literal["park", "continue", "stop"]
     app: str
     host: str
+    types: tuple[tuple[str, str], ...]
+    """Topics and names of the event types that it handles."""
 
 
 class LaneState(msgspec.Struct, frozen=True):
@@ -105,12 +108,34 @@ class Acquired(msgspec.Struct, frozen=True):
     has_more_lanes: bool = False
     """There are more lanes: what is not among these is asked for."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Topic and partition."""
+        return (self.topic, self.partition)
+
 
 class Lost(msgspec.Struct, frozen=True):
     """The process no longer owns the partition: cancel what runs there, commit nothing."""
 
     topic: str
     partition: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Topic and partition."""
+        return (self.topic, self.partition)
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """A partition is to be given up, for another member: see `Consumer.release`."""
+
+    topic: str
+    partition: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Topic and partition."""
+        return (self.topic, self.partition)
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -139,6 +164,11 @@ class Command(msgspec.Struct, frozen=True):
     behind: bool = False
     """An earlier one of its lane has died again in the same operation: it is not to run."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Topic and partition of the letter."""
+        return (self.letter.topic, self.letter.partition)
+
 
 class Paused(msgspec.Struct, frozen=True):
     """The group was paused (with a reason), or resumed (None)."""
@@ -146,7 +176,7 @@ class Paused(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-Change = Acquired | Lost | Appended | Command | Paused
+Change = Acquired | Lost | Revoked | Appended | Command | Paused
 
 
 class LetterChange(msgspec.Struct, frozen=True):
@@ -157,8 +187,9 @@ class LetterChange(msgspec.Struct, frozen=True):
     lane: bytes | int
     state: LetterState
     """`resolved`, or `open` again."""
-    outcome: Literal["done", "skipped", "dead", "returned"]
-    """`returned`: it did not run, since an earlier one of its lane failed."""
+    outcome: Literal["done", "skipped", "dead", "returned", "unhandled"]
+    """`returned`: it did not run, since an earlier one of its lane failed; `unhandled`: since its
+    group has no handler for it."""
     failed: DeadLetter | None = None
     """Where it died again: the letter with what the replay added."""
 
@@ -190,6 +221,8 @@ class Settlement(msgspec.Struct, kw_only=True):
     """Lanes that have changed, as they are now: their row is replaced; a free one without gaps has
     none. Parked events below `head` are over."""
     dead: Sequence[DeadLetter] = ()
+    """An event that died before has its letter opened again. It keeps the id that it had then, and
+    where an id is taken by a letter of another group, it gets a new one; notices say so."""
     letters: Sequence[LetterChange] = ()
     commands: Sequence[int] = ()
     """Ids of commands that are carried out."""

@@ -91,8 +91,8 @@ class Settler:
             await self._settle_once()
 
     async def flush(self) -> None:
-        """Write all that has become of deliveries until now."""
-        await self._settle_once()
+        """Write all that has become of deliveries until now, also if this is cancelled."""
+        await asyncio.shield(self._settle_once())
 
     async def finish(self, *, within_s: float) -> None:
         """Write what is left; to be called when nothing runs any more."""

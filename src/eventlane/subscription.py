@@ -172,6 +172,15 @@ class GroupPlan:
     on_dead: LaneOnDead
     start: Literal["first", "now"]
 
+    @property
+    def types(self) -> tuple[tuple[str, str], ...]:
+        """Topics and names of the event types that it handles."""
+        return tuple(
+            (each.topic or kind.topic.name, kind.name)
+            for each in self.subscriptions
+            for kind in each.event_types
+        )
+
 
 def check_group(name: object, where: str) -> None:
     """Refuse what cannot be the name of a group.

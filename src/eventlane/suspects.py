@@ -10,12 +10,14 @@ however often it was near.
 from eventlane.settlement import Suspects as Runs
 from eventlane.span import runs_of
 
-__all__ = ["AHEAD_MIN", "ALONE_IN_GROUP", "ALONE_IN_PROCESS", "Suspects"]
+__all__ = ["AHEAD_MIN", "ALONE_IN_GROUP", "ALONE_IN_PROCESS", "LANES_AT_WORK_MAX", "Suspects"]
 
 ALONE_IN_GROUP, ALONE_IN_PROCESS = 2, 3
 """From so many unclean ends on."""
 AHEAD_MIN = 100
 """So many events may be taken, at least, before a settlement says how far more may be."""
+LANES_AT_WORK_MAX = 1_000
+"""Of so many lanes of a partition parked events run at once, or have run and are not settled."""
 
 
 class Suspects:

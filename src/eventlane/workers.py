@@ -7,11 +7,11 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from eventlane.deadletter import HandlerTimeout
-from eventlane.errors import EventlaneError, HandlerStuck
+from eventlane.errors import HandlerStuck
 from eventlane.handler import Delivery
 from eventlane.subscription import Subscription
 
-__all__ = ["Worker", "Workers"]
+__all__ = ["Worker", "Workers", "ends_process"]
 
 log = logging.getLogger("eventlane.dispatch")
 
@@ -29,6 +29,7 @@ class Worker:
         "subscription",
         "task",
         "timed_out",
+        "was_said",
     )
 
     def __init__(self, context: Context) -> None:
@@ -46,6 +47,8 @@ class Worker:
         self.deadline = 0.0
         """When the running handler is cancelled; 0 while none runs that may be."""
         self.timed_out = False
+        self.was_said = False
+        """It is in the log that it runs on after its time."""
         self.subscription: Subscription | None = None
 
     def cancel(self) -> None:
@@ -63,7 +66,7 @@ class Worker:
         """What it handled with a deadline has ended. A handler may have swallowed its time-out."""
         self.deadline = 0.0
         if self.timed_out:
-            self.timed_out = False
+            self.timed_out = self.was_said = False
             assert self.task is not None
             self.task.uncancel()
 
@@ -73,7 +76,11 @@ class Worker:
         self.task.uncancel()
         if not self.timed_out:
             return error
-        self.timed_out = False
+        self.timed_out = self.was_said = False
+        return self.time_is_over()
+
+    def time_is_over(self) -> HandlerTimeout:
+        """What a run failed of that has not ended in time, whatever it returned afterwards."""
         assert self.subscription is not None
         return HandlerTimeout(
             f"the handler did not return within timeout_s={self.subscription.timeout_s}"
@@ -116,6 +123,16 @@ class Workers:
             if worker.handling is not None
         )
 
+    @property
+    def is_cut_off(self) -> bool:
+        """A handler was ended, or is about to be, by what ends the process."""
+        return any(
+            worker.handling is not None
+            and worker.task is not None
+            and (worker.task.done() or (worker.task.cancelling() and not worker.timed_out))
+            for worker in self._all
+        )
+
     def wake(self) -> None:
         """Have one look for something to do, unless one is about to anyway."""
         if any(not worker.is_idle and worker.handling is None for worker in self._all):
@@ -152,9 +169,25 @@ class Workers:
                     f"timeout_s={subscription.timeout_s}. Its lane stays closed until this process "
                     "exits: exit it, and mend the handler."
                 )
-            if subscription.is_async:
-                worker.time_out()
+            if worker.timed_out and not worker.was_said:
+                worker.was_said = True
+                log.warning(
+                    "group %s: %s. At stuck_s=%s this process ends.",
+                    self._group,
+                    _why_late(subscription),
+                    stuck_s,
+                )
+            worker.time_out()
         return None
+
+    @property
+    def late(self) -> list[str]:
+        """Which handlers run on though their time is over, in sentences."""
+        return [
+            _why_late(each.subscription)
+            for each in self._all
+            if each.was_said and each.subscription is not None
+        ]
 
     def retire(self, worker: Worker) -> None:
         """Replace a worker whose handler left context variables behind, so that none leak."""
@@ -205,9 +238,30 @@ class Workers:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            if not self._stopping:
-                self._failed(
-                    EventlaneError("a worker was cancelled by something outside its handler")
-                )
+            if not self._stopping:  # A handler has cancelled its own task, and returned.
+                for worker in [each for each in self._all if each.task is task]:
+                    self.retire(worker)
         elif (error := task.exception()) is not None:
             self._failed(error)
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether what came out of a handler is not the handler's own.
+
+    An interrupt is the user's. A coroutine that is thrown away is sent `GeneratorExit`, when no
+    event loop runs any more.
+    """
+    if not isinstance(error, GeneratorExit):
+        return isinstance(error, KeyboardInterrupt)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _why_late(subscription: Subscription) -> str:
+    return (
+        f"handler {subscription.name} runs on after its timeout_s={subscription.timeout_s}; its "
+        "lane waits until its code ends"
+    )

@@ -125,7 +125,7 @@ async def operate(directory: str, seed: int) -> None:
     chance = random.Random(seed)
     async with made_app(directory) as app:
         for group in GROUPS:  # Who was killed may have left it paused.
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(NotFound, Conflict):
                 await app.resume(group)
         while True:
             do = chance.choice(

@@ -10,7 +10,7 @@ from eventlane.app import App
 from eventlane.broker import Broker, Consumer
 from eventlane.brokers.embedded import failures
 from eventlane.brokers.embedded.file import File
-from eventlane.brokers.embedded.groups import decode_runs
+from eventlane.brokers.embedded.owners import decode_runs
 from eventlane.errors import Fenced, NotFound, StorageError
 from eventlane.notice import DeadLettered, dlq_topic
 from eventlane.settlement import Acquired as AcquiredChange

@@ -51,5 +51,5 @@ async def work(job: Job, ctx: Context) -> None:
         if job.kind == "wait":
             await sleep(0.02)
         else:
-            threading.Event().wait(0.02)  # noqa: ASYNC251  # blocks the event loop on purpose
+            threading.Event().wait(0.02)  # blocks the event loop on purpose
     say("end", job)

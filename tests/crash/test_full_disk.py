@@ -51,19 +51,22 @@ def no_longer_files(bytes_more: int) -> Break:
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("broken", "has_room"),
     [
-        no_more_pages,
-        no_longer_files(0),
-        no_longer_files(1),
-        no_longer_files(_FRAME_BYTES),
-        no_longer_files(2 * _FRAME_BYTES - 1),
-        no_longer_files(7 * _FRAME_BYTES + 5000),
+        (no_more_pages, True),
+        (no_longer_files(0), False),
+        (no_longer_files(1), False),
+        (no_longer_files(_FRAME_BYTES), True),
+        (no_longer_files(2 * _FRAME_BYTES - 1), True),
+        (no_longer_files(7 * _FRAME_BYTES + 5000), True),
     ],
     ids=["full", "no byte", "a byte", "a frame", "nearly two frames", "seven frames"],
 )
 async def test_a_disk_that_cannot_be_written_stops_everything_and_loses_nothing(
-    broken: Break, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    broken: Break,
+    has_room: bool,  # a parameter of pytest's
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     history: list[Operation] = []
     app = made_app(tmp_path / "log", "p1", history)
@@ -78,7 +81,7 @@ async def test_a_disk_that_cannot_be_written_stops_everything_and_loses_nothing(
                     refusals.append(error)
                 if len(refusals) == REFUSED:
                     break
-            if broken is not no_more_pages:  # without a further one, a settlement may have room
+            if not has_room:  # for a settlement, which is smaller than a publish
                 await until(lambda: "cannot settle" in caplog.text, "that outcomes wait")
                 assert (await app.status()).groups[GROUP].open > 0
         await publish(app, history, range(100_000, 100_020))

@@ -8,13 +8,14 @@ left, and the history of all processes is judged.
 import os
 import random
 from collections import Counter, defaultdict
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from eventlane import App
+from eventlane import App, Conflict
 from eventlane.testing.checker import check
 from eventlane.testing.history import Acquired, Final, Operation, Published, Started
 from tests.crash.children import Child, Children
@@ -103,7 +104,8 @@ def has_run(children: Children, runs: int) -> bool:
 async def replay_until_nothing_is_left(children: Children, app: App) -> None:
     """Let everything go on, and restore and replay what is dead, until everything is done."""
     for group in GROUPS:
-        await app.resume(group)
+        with suppress(Conflict):
+            await app.resume(group)
 
     async def is_done() -> bool:
         for each in await app.operations(state="paused", limit=1_000_000):

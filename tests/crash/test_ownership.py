@@ -159,7 +159,7 @@ async def test_a_member_with_a_stuck_handler_keeps_its_partitions_beyond_the_lea
             await handle_one(app, begun)
         members = embedded(app)._members
         heir = await connect(f"embedded:{tmp_path}", limits=limits)
-        consumer = await heir.join(spec(topics=(TOPIC,)))
+        consumer = await heir.join(spec(app="app", types=((TOPIC, "Step"),)))
         waiting = asyncio.ensure_future(acquired(consumer))
         await asyncio.wait((waiting,), timeout=3 * limits.lease_s)
         assert not waiting.done(), "it was taken over while its handler was running"

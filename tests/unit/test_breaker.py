@@ -275,3 +275,11 @@ def test_a_cleared_window_starts_anew() -> None:
 def test_a_ratio_that_no_float_holds_is_met_exactly() -> None:
     window = FailureWindow(failure_ratio=0.07, lanes_min=1)
     assert [window.failed(run, run) for run in range(1, 8)] == [False] * 6 + [True]
+
+
+def test_a_probe_is_due_when_its_timer_ends_however_floats_add_up() -> None:
+    breaker = Breaker(concurrency=1, probe_s=0.2)
+    breaker.trip(0.1, "it is out")
+    assert breaker.probe_due_s is not None
+    assert breaker.probe_due_s > 0.3
+    assert breaker.has_place(0.3)

@@ -82,6 +82,8 @@ def test_a_module_that_cannot_be_imported_is_named_without_a_traceback(
         (["replay", "--grup", "x"], "there is no option '--grup'. Did you mean '--group'?"),
         (["status", "now"], "expected nothing more, got 'now'"),
         (["failures", "list", "--limit", "0"], "expected a whole number, 1 or more, got '0'"),
+        (["failures", "list", "--limit", "9" * 20], "expected a whole number, 1 or more, got '999"),
+        (["ops", "show", "9" * 20], "expected the number of an operation, got '999"),
         (["failures", "list", "--state", "opne"], "Did you mean 'open'?"),
         (["ops", "list", "--state", "runing"], "Did you mean 'running'?"),
         (["ops", "show", "first"], "expected the number of an operation, got 'first'"),

@@ -222,7 +222,7 @@ async def test_what_was_done_to_a_group_is_told_after_its_removal(
         [each[name] for name in ("kind", "state", "total", "changed", "returned", "pending")]
         for each in json.loads(capsys.readouterr().out)
     ]
-    assert told == [["replay", "done", 1, 0, 1, 0], ["archive", "done", 1, 1, 0, 0]]
+    assert told == [["replay", "cancelled", 1, 0, 1, 0], ["archive", "done", 1, 1, 0, 0]]
 
 
 def test_a_group_is_removed_with_its_name_twice(

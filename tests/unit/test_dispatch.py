@@ -563,6 +563,12 @@ async def test_a_timeout_that_outlasts_the_drain_is_refused_at_start() -> None:
                 pass
 
 
+@pytest.mark.parametrize("value", [1.5, 0.5, 10**13, float("inf")])
+def test_a_limit_that_counts_is_a_whole_number_that_can_be_stored(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Limits\(span_max=.*expected a whole number, "):
+        Limits(span_max=value)
+
+
 @pytest.mark.parametrize(
     "limits",
     [

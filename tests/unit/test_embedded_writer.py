@@ -8,11 +8,29 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventlane import App, Context
 from eventlane.brokers import connect
 from eventlane.config import Limits
-from eventlane.errors import Fenced, NotFound, PublishTimeout, StorageError, Unavailable
+from eventlane.errors import (
+    EventlaneError,
+    Fenced,
+    NotFound,
+    PublishTimeout,
+    StorageError,
+    Unavailable,
+)
 from eventlane.settlement import Settlement
-from eventlane.testing.stage import GROUP, TOPIC, acquired, letter, record, settlement, spec
+from eventlane.testing.stage import (
+    GROUP,
+    PATIENCE_S,
+    TOPIC,
+    Step,
+    acquired,
+    letter,
+    record,
+    settlement,
+    spec,
+)
 from eventlane.topic import Topic
 
 
@@ -117,10 +135,30 @@ async def test_a_failure_within_the_transaction_leaves_nothing_half_written(brok
         broker.publish(TOPIC, record("a", "2")),
         return_exceptions=True,
     )
-    assert isinstance(results[1], StorageError)
+    assert isinstance(results[1], EventlaneError)
     assert value_offsets(broker) == [b"1", b"2"]
     connection.execute("DROP TRIGGER broken")
     await consumer.settle([settlement(own, 2, done=2)])
+
+
+async def test_what_the_file_never_takes_ends_handling_instead_of_being_tried_for_ever() -> None:
+    app = App("embedded::memory:", partitions=1)
+
+    @app.subscribe(Step, group=GROUP)
+    async def handle(_step: Step, _: Context[Any]) -> None: ...
+
+    async with app:
+        await app.publish(Step("a", 0))
+        broker: Any = app._connected
+        broker._file.connection.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON progress WHEN new.done > old.done "
+            "BEGIN SELECT raise(ABORT, 'broken'); END"
+        )
+        with pytest.raises(
+            EventlaneError, match=r"got broken.*This is a bug in Eventlane"
+        ) as raised:
+            await app.run_until_idle(PATIENCE_S)
+    assert not isinstance(raised.value, StorageError)
 
 
 async def test_a_publisher_waits_for_room_in_the_queue(tmp_path: Path) -> None:

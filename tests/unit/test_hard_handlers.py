@@ -1,7 +1,10 @@
 """Handlers that do what nobody expects: none of them may end, stop or cheat its group."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import pytest
 from eventlane import (
     App,
     ConfigError,
+    Conflict,
     Context,
     Dead,
-    EventlaneError,
+    GroupStatus,
     Pause,
     Retry,
     RetryLater,
@@ -23,6 +27,7 @@ from eventlane import (
 )
 from eventlane.clock import yield_to_loop
 from eventlane.testing import in_memory
+from eventlane.testing.stage import until
 
 
 @event(topic="t", key="key")
@@ -58,6 +63,7 @@ HARD: list[Callable[[], Any]] = [
     lambda: next(iter(())),
     raises(Unheard()),
     raises(SystemExit(1)),
+    raises(GeneratorExit()),
     raises(BaseExceptionGroup("several", [SystemExit(1)])),
     raises(asyncio.CancelledError()),
     raises(ValueError("a lone surrogate: \ud800")),
@@ -86,23 +92,134 @@ async def test_a_hard_handler_makes_a_dead_letter_and_the_others_go_on(
     assert (g.done, g.dead, g.parked) == (1, 1, 1)
 
 
-async def test_a_worker_that_is_cancelled_outside_its_handler_ends_handling_with_an_error() -> None:
+@pytest.mark.parametrize("later_s", [None, 0.0, 0.01])
+async def test_a_handler_that_cancels_its_own_task_as_it_returns_ends_nothing(
+    later_s: float | None,
+) -> None:
     app = App("embedded::memory:")
 
-    @app.subscribe(Happened, group="g")
+    @app.subscribe(Happened, group="g", concurrency=1)
     async def handle(happened: Happened, ctx: Context) -> None:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().call_later(0.01, task.cancel)
+        if later_s is None:
+            task.cancel()
+        else:
+            asyncio.get_running_loop().call_later(later_s, task.cancel)
 
-    async def handle_for_ever() -> None:
-        async with app.handling():
-            await app.publish(Happened("a"))
-            await asyncio.Event().wait()
+    async with app, app.handling():
+        for number in range(5):
+            await app.publish(Happened("a", number))
+            await until(partial(_has_done, app, number + 1), "that it is handled")
 
+
+async def _has_done(app: App, count: int) -> bool:
+    return (await app.status()).groups["g"].done == count
+
+
+async def test_what_a_rule_skips_publishes_nothing_of_its_failed_run() -> None:
+    app = App("embedded::memory:")
+
+    @app.subscribe(Happened, group="g", retry=Retry(rules=[(KeyError, Skipped())]))
+    async def handle(happened: Happened, ctx: Context) -> None:
+        ctx.publish(Out("a"))
+        raise KeyError
+
+    async with in_memory(app) as private:
+        await private.publish(Happened("a"))
+        await private.run_until_idle(timeout_s=10)
+        status = await private.status()
+    assert status.groups["g"].skipped == 1
+    assert "out" not in status.topics
+
+
+async def test_a_handler_that_overruns_its_time_is_said_and_charged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App("embedded::memory:")
+    go_on = threading.Event()
+
+    @app.subscribe(Happened, group="g", timeout_s=0.05, retry=Retry(attempts=1))
+    def handle(happened: Happened, ctx: Context) -> None:
+        go_on.wait(10)
+
+    async with app, app.handling():
+        await app.publish(Happened("a"))
+        await until(lambda: "runs on after its timeout_s=0.05" in caplog.text, "that it is said")
+        await until(lambda: _is_said(app), "that status says it")
+        go_on.set()
+        await until(lambda: _is_dead(app), "that it is charged")
+    assert len([line for line in caplog.messages if "runs on" in line]) == 1
+
+
+async def _is_said(app: App) -> bool:
+    return "runs on" in str((await app.status()).groups["g"].blocked)
+
+
+async def _is_dead(app: App) -> bool:
+    return (await app.status()).groups["g"].dead == 1
+
+
+async def test_a_replay_where_nobody_handles_its_type_leaves_the_letter_open(
+    tmp_path: Path,
+) -> None:
+    app, bare = App(f"embedded:{tmp_path}"), App(f"embedded:{tmp_path}")
+
+    @app.subscribe(Happened, group="g", retry=Retry(attempts=1))
+    async def fail(happened: Happened, ctx: Context) -> None:
+        raise KeyError
+
+    bare.subscribe(Out, group="g", topic="t")(_nothing)
     async with app:
-        with pytest.raises(EventlaneError, match="cancelled by something outside"):
-            await handle_for_ever()
+        await app.publish_many(Happened("a", number) for number in range(3))
+        await app.run_until_idle(timeout_s=10)
+    async with bare, bare.handling():
+        letters = await bare.dead_letters()
+        operation = await bare.replay(letters, reason="mended")
+        status = await operation.wait()
+        assert (status.resolved, status.returned) == (0, 1)
+        assert "no handler" in (await operation.left_out())[0].why
+        account = (await bare.status()).groups["g"]
+        assert (account.dead, account.parked, account.skipped) == (1, 2, 0)
+
+
+async def _nothing(event: Any, ctx: Context) -> None:
+    return None
+
+
+@pytest.mark.parametrize("how", ["interrupt", "exit in a task"])
+def test_what_ends_its_process_in_an_orderly_way_is_dead_in_the_end(
+    how: str, tmp_path: Path
+) -> None:
+    def start() -> GroupStatus:
+        app = App(f"embedded:{tmp_path}", durability="os")
+
+        @app.subscribe(Happened, group="g", retry=Retry(attempts=2))
+        async def handle(happened: Happened, ctx: Context) -> None:
+            if how == "interrupt":
+                raise KeyboardInterrupt
+
+            async def leave() -> None:
+                raise SystemExit(3)
+
+            await asyncio.create_task(leave())
+
+        async def main() -> GroupStatus:
+            async with app:
+                if "t" not in (await app.status()).topics:
+                    await app.publish(Happened("a"))
+                await app.run_until_idle(timeout_s=10)
+                return (await app.status()).groups["g"]
+
+        return asyncio.run(main())
+
+    for _ in range(10):
+        try:
+            assert start().dead == 1
+        except (KeyboardInterrupt, SystemExit):
+            continue
+        return
+    raise AssertionError("expected that it is dead, got ten ends of a process")
 
 
 async def test_a_resume_right_after_a_handler_paused_the_group_is_heard() -> None:
@@ -117,7 +234,8 @@ async def test_a_resume_right_after_a_handler_paused_the_group_is_heard() -> Non
 
     async def resume_again_and_again() -> None:
         while True:
-            await app.resume("g")
+            with suppress(Conflict):  # It is not paused now.
+                await app.resume("g")
 
     async with app, app.handling():
         await app.publish_many(Happened(f"k{number}") for number in range(60))
@@ -133,7 +251,7 @@ class Out(msgspec.Struct, frozen=True):
     key: str
 
 
-async def test_after_a_settlement_that_cannot_be_written_none_passes_over_it(
+async def test_what_is_published_to_a_topic_of_another_shape_fails_its_own_run_only(
     tmp_path: Path,
 ) -> None:
     url = f"embedded:{tmp_path}"
@@ -154,11 +272,12 @@ async def test_after_a_settlement_that_cannot_be_written_none_passes_over_it(
 
     async with app:
         await app.publish_many([Happened("out"), Happened("bad", 1), Happened("bad", 2)])
-        with pytest.raises(ConfigError, match="expected 8 partitions"):
-            await app.run_until_idle(timeout_s=10)
+        await app.run_until_idle(timeout_s=10)
         g = (await app.status()).groups["g"]
         assert g.balances
-        assert (g.waiting, g.done) == (3, 0), "a later settlement passed over what was not written"
+        assert (g.waiting, g.dead, g.parked) == (0, 2, 1)
+        letters = await app.dead_letters()
+        assert any("expected 8 partitions" in each.error_message for each in letters)
 
 
 async def test_another_ordering_is_refused_while_events_wait_in_lanes(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ class Group:
     def may_start(self) -> bool:
         return not self.holds
 
+    @property
+    def is_halted(self) -> bool:
+        return False
+
     def hold(self) -> None:
         self.holds += 1
 

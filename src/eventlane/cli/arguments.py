@@ -29,6 +29,7 @@ __all__ = [
     "command",
     "count",
     "id_of",
+    "is_whole",
     "place",
     "query_of",
     "rate",
@@ -41,6 +42,7 @@ __all__ = [
 
 _CHOICE = re.compile(r"invalid choice: '(.*?)'.*\(choose from (.*)\)")
 _USAGE = 2
+_DIGITS_MAX = 18
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,9 +101,14 @@ def add_limit(parser: argparse.ArgumentParser, *, default: int | None, help: str
 
 def count(text: str) -> int:
     """One or more."""
-    if not text.isdecimal() or int(text) < 1:
+    if not is_whole(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
     return int(text)
+
+
+def is_whole(text: str) -> bool:
+    """Whether it is a whole number, of a size that a database can hold."""
+    return text.isdecimal() and len(text) <= _DIGITS_MAX
 
 
 def add_state(parser: argparse.ArgumentParser, states: Sequence[str], *, default: str) -> None:

@@ -15,6 +15,7 @@ from eventlane.cli.arguments import (
     add_limit,
     add_state,
     command,
+    is_whole,
     reason_of,
     state_of,
 )
@@ -70,7 +71,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal():
+    if not is_whole(text):
         raise argparse.ArgumentTypeError(f"expected the number of an operation, got {text!r}")
     return int(text)
 

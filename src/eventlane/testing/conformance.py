@@ -26,6 +26,7 @@ from eventlane.testing import (
     outage_cases,
     parking_cases,
     replay_cases,
+    sharing_cases,
 )
 from eventlane.testing.stage import Factory, Storage
 
@@ -47,6 +48,7 @@ MODULES = (
     handler_cases,
     message_cases,
     history_cases,
+    sharing_cases,
 )
 """From the log up to whole groups; a case is a public coroutine function of such a module."""
 
@@ -61,6 +63,8 @@ CASES: tuple[Case, ...] = tuple(
 
 REOPENING: frozenset[Case] = frozenset(
     (
+        *(case for case in CASES if case.__module__ == sharing_cases.__name__),
+        handler_cases.an_event_for_a_topic_that_cannot_be_had_fails_its_own_publisher_only,
         log_cases.an_acknowledged_event_is_there_after_reopening,
         log_cases.a_key_always_lands_in_the_same_partition,
         log_cases.publishing_is_seen_by_who_waits_for_it,
@@ -70,6 +74,7 @@ REOPENING: frozenset[Case] = frozenset(
         group_cases.a_pause_is_durable_and_told_to_members,
         lifecycle_cases.a_reset_takes_the_partition_from_its_owner,
         lifecycle_cases.a_group_that_is_handled_is_neither_renamed_nor_removed,
+        lifecycle_cases.a_group_with_the_former_name_of_another_has_letters_of_its_own,
         lifecycle_cases.a_letter_of_a_renamed_handler_is_replayed_by_its_successor,
         lifecycle_cases.a_letter_of_a_renamed_group_is_replayed_under_its_new_name,
         inspection_cases.a_held_key_says_when_its_next_attempt_is_due,

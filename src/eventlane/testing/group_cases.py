@@ -1,6 +1,6 @@
 """Cases about groups on the broker: where they start, what they own, and what settling keeps."""
 
-from eventlane.errors import ConfigError, Fenced, NotFound
+from eventlane.errors import ConfigError, Conflict, Fenced, NotFound
 from eventlane.message import Record, encode_headers
 from eventlane.settlement import Acquired, LaneState, Lost, Parked, Paused
 from eventlane.testing.stage import (
@@ -344,6 +344,37 @@ async def a_pause_is_durable_and_told_to_members(make: Factory) -> None:
         await refused(NotFound, lambda: broker.resume("none", actor="me"), "none")
 
 
+async def a_second_pause_changes_nothing_and_says_whose_the_first_one_is(make: Factory) -> None:
+    """Of two who pause or resume a group the second one is told; a handler's pause is kept too."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        await refused(
+            Conflict,
+            lambda: broker.resume(GROUP, actor="bob"),
+            GROUP,
+            "expected one that is paused",
+        )
+        await broker.pause(GROUP, actor="ada", reason="stock count")
+        await refused(
+            Conflict,
+            lambda: broker.pause(GROUP, actor="bob", reason="because"),
+            *(GROUP, "paused already (ada, ", "stock count"),
+        )
+        # Handlers may still end: what they say of it changes nothing.
+        await consumer.settle([settlement(own, 0, pause="a handler said so")])
+        assert (await broker.status()).groups[GROUP].paused == "stock count"
+        await broker.resume(GROUP, actor="cleo")
+        await refused(Conflict, lambda: broker.resume(GROUP, actor="bob"), "is not (cleo, ")
+        await consumer.settle([settlement(own, 0, pause="a handler said so")])
+        await refused(
+            Conflict,
+            lambda: broker.pause(GROUP, actor="bob", reason="because"),
+            *("paused already (group@", "a handler said so"),
+        )
+
+
 async def a_group_that_runs_refuses_members_with_other_options(make: Factory) -> None:
     """A member with another ordering is refused while the group runs, and welcome afterwards."""
     async with make() as broker:
@@ -358,3 +389,28 @@ async def a_group_that_runs_refuses_members_with_other_options(make: Factory) ->
         )
         await consumer.leave()
         await acquired(await broker.join(spec(ordering="none", on_dead="continue")))
+
+
+async def an_ordering_by_which_retries_could_pass_earlier_events_is_refused(make: Factory) -> None:
+    """While events wait for their next attempt, lanes become narrower and not wider."""
+    narrow = {"ordering": "none", "on_dead": "continue"}
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        await broker.append([(TOPIC, [record("a", str(number)) for number in range(3)])])
+        consumer = await broker.join(spec(**narrow))
+        own = await acquired(consumer)
+        await consumer.settle([settlement(own, 0, dispatched=2, attempts=[attempts(1, 2, lane=1)])])
+        await consumer.leave()
+        await refused(
+            ConfigError, lambda: broker.join(spec()), GROUP, "'none'", "'key'", "next attempt"
+        )
+        consumer = await broker.join(spec(**narrow))
+        own = await acquired(consumer)
+        await consumer.settle([settlement(own, 2, done=2, cleared=[1])])
+        await consumer.leave()
+        consumer = await broker.join(spec())
+        own = await acquired(consumer)
+        await consumer.settle([settlement(own, 2, attempts=[attempts(2, 1)])])
+        await consumer.leave()
+        again = await acquired(await broker.join(spec(**narrow)))
+        assert [(each.offset, each.count) for each in again.attempts] == [(2, 1)]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from eventlane.app import App
+from eventlane.clock import sleep
 from eventlane.config import Limits
 from eventlane.handler import Batch, Context, Handler
 from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
@@ -15,12 +16,14 @@ from eventlane.retry import Retry
 from eventlane.testing.stage import (
     GROUP,
     PATIENCE_S,
+    TOPIC,
     Boom,
     Factory,
     Step,
     staged,
     until,
 )
+from eventlane.topic import Topic
 
 
 async def what_a_handler_returns_is_what_becomes_of_its_event(make: Factory) -> None:
@@ -235,7 +238,7 @@ async def a_handler_that_swallows_its_timeout_does_not_lose_the_next_one(make: F
         assert journal.numbers("a") == [0, 1, 2, 3]
         letters = sorted(await app.dead_letters(), key=lambda each: each.offset)
         stages = {each.offset: each.stage for each in letters}
-        assert stages[2] == stages[3] == "timeout"
+        assert stages == {0: "timeout", 1: "handle", 2: "timeout", 3: "timeout"}
         assert (await app.status()).groups[GROUP].open == 0
 
 
@@ -264,7 +267,7 @@ async def a_thread_that_times_out_keeps_its_lane_closed_until_it_ends(make: Fact
     app, journal, _ = staged(make, limits=Limits(stuck_s=60))
     go_on = threading.Event()
 
-    @app.subscribe(Step, group=GROUP, timeout_s=0.02, retry=Retry(attempts=1))
+    @app.subscribe(Step, group=GROUP, timeout_s=1.0, retry=Retry(attempts=1))
     def handle(step: Step, ctx: Context[Any]) -> None:
         journal.note(step, ctx)
         if step.key == "a" and step.number == 0:
@@ -274,11 +277,79 @@ async def a_thread_that_times_out_keeps_its_lane_closed_until_it_ends(make: Fact
         await app.publish_many([Step(key, number) for number in range(3) for key in "ab"])
         await until(lambda: len(journal.of("b")) == 3, "that other keys go on")
         assert journal.numbers("a") == [0]
+        await sleep(1.5)
+        assert journal.numbers("a") == [0]
         go_on.set()
         await app.run_until_idle(PATIENCE_S)
         assert journal.numbers("a")[:1] == [0]
         account = (await app.status()).groups[GROUP]
-        assert account.done + account.dead + account.parked == 6
+        assert (account.done, account.dead, account.parked) == (3, 1, 2)
+        (letter,) = await app.dead_letters()
+        assert letter.stage == "timeout"
+
+
+async def a_returned_retry_is_bounded_by_attempts_and_elapsed_s_max(make: Factory) -> None:
+    """`RetryLater` may be returned as often as a rule may ask for it: its policy bounds both."""
+    app, journal, _ = staged(make)
+
+    @app.subscribe(Step, group=GROUP, on_dead="continue", retry=Retry(attempts=50, elapsed_s_max=5))
+    async def handle(step: Step, ctx: Context[Any]) -> RetryLater:
+        journal.note(step, ctx)
+        return RetryLater(2.0)
+
+    async with app:
+        await app.publish(Step("a", 0))
+        await app.run_until_idle(PATIENCE_S)
+        assert [run.attempt for run in journal.runs] == [1, 2, 3]
+        assert (await app.status()).groups[GROUP].dead == 1
+
+
+async def a_list_of_one_lane_that_raises_runs_one_by_one(make: Factory) -> None:
+    """A list with several events of a lane that raises: its first runs alone, and is charged."""
+    app, journal, _ = staged(make)
+
+    @app.subscribe(
+        Step,
+        group=GROUP,
+        batch=Batch(10, lanes="together"),
+        on_dead="continue",
+        retry=Retry(attempts=2, delay_s=1),
+    )
+    async def handle(steps: list[Step], contexts: list[Context[Any]]) -> None:
+        for step, ctx in zip(steps, contexts, strict=True):
+            journal.note(step, ctx)
+        if any(step.number == 1 for step in steps):
+            raise Boom
+
+    async with app:
+        await app.publish_many(Step("a", number) for number in range(4))
+        await app.run_until_idle(PATIENCE_S)
+        account = (await app.status()).groups[GROUP]
+        assert (account.done, account.dead) == (3, 1)
+        (letter,) = await app.dead_letters()
+        assert (letter.offset, letter.attempts) == (1, 2)
+
+
+async def an_event_for_a_topic_that_cannot_be_had_fails_its_own_publisher_only(
+    make: Factory,
+) -> None:
+    """What is published to a topic that does not exist fails the run that published it."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+    app, journal, _ = staged(make, create_topics=False)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=2), on_dead="continue")
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        if step.key == "a":
+            ctx.publish(Step("b", 0), topic="nowhere")
+
+    async with app:
+        await app.publish_many([Step("a", 0), Step("b", 0), Step("a", 1)])
+        await app.run_until_idle(PATIENCE_S)
+        account = (await app.status()).groups[GROUP]
+        assert (account.done, account.dead) == (1, 2)
+        assert "nowhere" in (await app.dead_letters())[0].error_message
 
 
 async def running_handlers_end_when_handling_stops(make: Factory) -> None:

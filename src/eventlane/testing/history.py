@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 RunOutcome = Literal["done", "skipped", "failed", "cancelled"]
-LetterOutcome = Literal["done", "skipped", "dead", "returned"]
+LetterOutcome = Literal["done", "skipped", "dead", "returned", "unhandled"]
 Lane = bytes | int
 """A key; the offset of an event that is a lane of its own; -1 for a whole partition."""
 Counts = tuple[tuple[int, int], ...]

@@ -8,10 +8,12 @@ from uuid import UUID
 
 import msgspec
 
+from eventlane.app import App
 from eventlane.broker import Broker, Consumer
 from eventlane.errors import Fenced, NotFound, Refused
 from eventlane.handler import Context
 from eventlane.message import Record
+from eventlane.notice import DeadLettered
 from eventlane.retry import Retry
 from eventlane.settlement import Acquired, Command, LaneState, Lost
 from eventlane.testing.clock import ManualClock
@@ -377,6 +379,73 @@ async def a_reset_while_handlers_run_handles_each_event_once_more(make: Factory)
         account = (await app.status()).groups[GROUP]
         assert (account.entered, account.open) == (40, 0)
         assert account.balances
+
+
+async def _last_notices(app: App, group: str = GROUP) -> dict[int, str]:
+    """For each event that died in a group the id of its letter, as the last notice has it."""
+    found = [app.decode(each, DeadLettered) async for each in app.read(f"{TOPIC}.{group}.dlq")]
+    return {each.offset: each.id for each in found}
+
+
+async def an_event_that_dies_again_after_a_reset_opens_its_letter_again(make: Factory) -> None:
+    """An event has one letter, which opens again in the new era, whatever had become of it."""
+    failing = True
+    app = make.app(partitions=1, allow_edit=True)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=1))
+    async def handle(_step: Step, _: Context[Any]) -> None:
+        if failing:
+            raise Boom
+
+    async with app:
+        await app.publish_many([Step(key, 0) for key in "abcd"])
+        await app.run_until_idle(PATIENCE_S)
+        _, resolved, archived, edited = before = await app.dead_letters()
+        failing = False
+        await app.archive(archived, reason="of no use")
+        await app.replay(resolved, reason="mended")
+        await app.edit_and_replay(edited, {"key": "d", "number": 7}, reason="a typo")
+        await app.run_until_idle(PATIENCE_S)
+        failing = True
+        await app.reset(GROUP, "first", reason="new rules")
+        await app.run_until_idle(PATIENCE_S)
+        letters = await app.dead_letters()
+        assert [each.offset for each in letters] == [0, 1, 2, 3]
+        assert [each.id for each in letters[:3]] == [each.id for each in before[:3]]
+        # The event itself has died, not what it was edited to.
+        assert letters[3].record == edited.record
+        assert letters[3].edited_from is None
+        assert await _last_notices(app) == {each.offset: str(each.id) for each in letters}
+        failing = False
+        await app.replay(letters, reason="mended", allow_gap=True)
+        await app.run_until_idle(PATIENCE_S)
+        account = (await app.status()).groups[GROUP]
+        assert (account.entered, account.done, account.edited, account.dead) == (4, 4, 0, 0)
+        assert account.balances
+
+
+async def a_group_with_the_former_name_of_another_has_letters_of_its_own(make: Factory) -> None:
+    """An event that is dead in a renamed group may die in a new group of the former name too."""
+    former: list[UUID] = []
+    for _ in range(2):
+        async with (app := make.app(partitions=1)):
+
+            @app.subscribe(Step, group=GROUP, retry=Retry(attempts=1))
+            async def handle(_step: Step, _: Context[Any]) -> None:
+                raise Boom
+
+            if former:
+                await app.run_until_idle(PATIENCE_S)
+                letters = await app.dead_letters(group=GROUP)
+                assert [each.offset for each in letters] == [0, 1]
+                assert [each.id for each in await app.dead_letters(group="renamed")] == former
+                assert not {each.id for each in letters}.intersection(former)
+                assert await _last_notices(app) == {each.offset: str(each.id) for each in letters}
+                continue
+            await app.publish_many([Step("a", 0), Step("b", 0)])
+            await app.run_until_idle(PATIENCE_S)
+            former = [each.id for each in await app.dead_letters()]
+            await app.rename_group(GROUP, "renamed", reason="its results are kept")
 
 
 async def a_letter_of_a_renamed_handler_is_replayed_by_its_successor(make: Factory) -> None:

@@ -1,11 +1,13 @@
 """Cases: an outage is not poison. Breakers of groups and dependencies, and the retry budget."""
 
 import asyncio
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, permutations
 from typing import Any
 
 import msgspec
 
+from eventlane.app import App
 from eventlane.breaker import Dependency
 from eventlane.config import Limits
 from eventlane.event import event
@@ -217,3 +219,50 @@ async def time_in_an_outage_does_not_count_towards_elapsed_s_max(make: Factory) 
         assert [run.attempt for run in journal.runs] == [1, 2, 3]
         (letter,) = await two.dead_letters()
         assert letter.attempts == 3
+
+
+async def a_ramp_goes_on_after_a_run_in_it_failed(make: Factory) -> None:
+    """After a probe succeeded, one that fails while few are let through holds up none for good."""
+    app = make.app(partitions=1)
+    mail = Dependency("mail", trips_on=_Gone, failures=2, probe_s=0.2)
+    runs = 0
+
+    @app.subscribe(Step, group=GROUP, dependencies=[mail], concurrency=4)
+    async def handle(_step: Step, _ctx: Context[Any]) -> None:
+        nonlocal runs
+        runs += 1
+        if runs in (1, 2, 4):  # The second opens the breaker, and the third is its first probe.
+            raise _Gone
+
+    async with app, app.handling():
+        await app.publish_many([Step(key, 0) for key in _keys(2)])
+        await until(lambda: runs == 2, "two runs")
+        await app.publish_many([Step(key, 1) for key in _keys(8)])
+        await until(lambda: _is_done(app, 10), "all to be handled, without any further event")
+
+
+async def an_uncharged_retry_is_woken_while_other_partitions_settle(make: Factory) -> None:
+    """What a dependency failed runs again at its time, whatever else is written meanwhile."""
+    app = make.app(partitions=2)
+    mail = Dependency("mail", trips_on=_Gone, failures=5, probe_s=0.1)
+    failing, failed = "", False
+
+    @app.subscribe(Step, group=GROUP, dependencies=[mail], concurrency=4)
+    async def handle(step: Step, _ctx: Context[Any]) -> None:
+        nonlocal failed
+        if step.key == failing and not failed:
+            failed = True
+            raise _Gone
+
+    async with app, app.handling():
+        places = {(await app.publish(Step(key, 0))).partition: key for key in _keys(20)}
+        for turn, (quiet, failing) in enumerate(permutations(places.values())):
+            await until(partial(_is_done, app, 20 + 2 * turn), "all to be handled")
+            failed = False
+            await app.publish(Step(quiet, 1))
+            await app.publish(Step(failing, 1))
+        await until(lambda: _is_done(app, 24), "all to be handled")
+
+
+async def _is_done(app: App, count: int) -> bool:
+    return (await app.status()).groups[GROUP].done == count

@@ -52,6 +52,19 @@ class PassingConsumer:
     ) -> Sequence[LaneState]:
         return await self.real.fetch_due_lanes(topic, partition, count_max)
 
+    @property
+    def elsewhere(self) -> frozenset[tuple[str, str]]:
+        return self.real.elsewhere
+
+    async def release(self, topic: str, partition: int, *, needs: str | None = None) -> None:
+        await self.real.release(topic, partition, needs=needs)
+
+    def drain(self) -> None:
+        self.real.drain()
+
+    async def suspect(self) -> None:
+        await self.real.suspect()
+
     async def advance_operations(self) -> int | None:
         return await self.real.advance_operations()
 

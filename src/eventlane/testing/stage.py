@@ -235,7 +235,9 @@ def spec(name: str = GROUP, **options: Any) -> GroupSpec:
         "app": "conformance",
         "host": "here",
     }
-    return GroupSpec(name=name, **{**given, **options})
+    given |= options
+    given.setdefault("types", tuple((topic, "Thing") for topic in given["topics"]))
+    return GroupSpec(name=name, **given)
 
 
 async def fill(broker: Broker, records: Sequence[Record]) -> None:

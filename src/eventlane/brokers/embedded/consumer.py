@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from eventlane.brokers.embedded import failures, groups, operations
+from eventlane.brokers.embedded import failures, groups, operations, owners
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.log import LogReader, LogTopic
 from eventlane.brokers.embedded.members import Member, Members
@@ -25,6 +25,7 @@ from eventlane.settlement import (
     Lost,
     Parked,
     Paused,
+    Revoked,
     Settlement,
 )
 
@@ -92,8 +93,15 @@ class EmbeddedConsumer:
         """The last one of all that was looked at."""
         self._leaves_some = False
         """Some were not reported, since so many have been."""
-        self._others: set[str | None] = set()
-        """Who owns the partitions that it does not; None: nobody does."""
+        self._revoked: set[tuple[str, int]] = set()
+        """Those of them that it was told to give up."""
+        self._mates: frozenset[tuple[str, bool]] = frozenset()
+        """The living members as partitions were shared out last, and which were to leave."""
+        self._owners: list[owners.Ownership] = []
+        """Who owned what then."""
+        self.elsewhere: frozenset[tuple[str, str]] = frozenset()
+        """See `Consumer.elsewhere`."""
+        self._is_draining = False
         self._paused: str | None = None
         self._taking: asyncio.Future[list[Acquired]] | None = None
         self.is_abandoned = False
@@ -127,7 +135,10 @@ class EmbeddedConsumer:
     async def fetch(self, topic: str, partition: int, offset: int, count_max: int) -> Batch:
         """See `Consumer.fetch`."""
         with self._file.reading():
-            return self._log.fetch(topic, partition, offset, count_max)
+            batch = self._log.fetch(topic, partition, offset, count_max)
+            # Only now: who publishes an event of a new type has joined with it before.
+            self.elsewhere = owners.elsewhere(self._log.connection, self._spec)
+            return batch
 
     async def fetch_parked(
         self, topic: str, partition: int, lane: bytes | int, after: int, count_max: int
@@ -189,6 +200,43 @@ class EmbeddedConsumer:
             with self._file.reading():
                 self.look()
 
+    async def release(self, topic: str, partition: int, *, needs: str | None = None) -> None:
+        """See `Consumer.release`."""
+        place = (topic, partition)
+        epoch = self._owned.get(place)
+        if epoch is None:
+            return
+        group, member = self._spec.name, self._member.id
+        # What is looked at meanwhile is not reported as lost.
+        del self._owned[place]
+        commands = self._commands.pop(place)
+        try:
+            await self._writer.change(
+                lambda transaction: owners.release(
+                    transaction, (group, *place), member, epoch, needs
+                )
+            )
+        except StorageError:
+            self._owned.setdefault(place, epoch)
+            self._commands.setdefault(place, commands)
+            raise
+        self._revoked.discard(place)
+
+    async def suspect(self) -> None:
+        """See `Consumer.suspect`."""
+        group, owned = self._spec.name, dict(self._owned)
+        span_max, now_ms = self._limits.span_max, self._clock.now_ms()
+        await self._writer.change(
+            lambda transaction: owners.suspect(
+                transaction, group, self._member.id, owned, span_max=span_max, now_ms=now_ms
+            )
+        )
+
+    def drain(self) -> None:
+        """See `Consumer.drain`."""
+        self._is_draining = True
+        self._member.drain()
+
     def abandon(self) -> None:
         """See `Consumer.abandon`."""
         self.is_abandoned = self._member.is_abandoned = True
@@ -211,7 +259,7 @@ class EmbeddedConsumer:
             now_ms = self._clock.now_ms()
 
             def leave(transaction: Transaction) -> None:
-                groups.leave(transaction, group, member)
+                owners.leave(transaction, group, member)
                 groups.seen(transaction, [group], now_ms)
 
             await self._writer.change(leave)
@@ -236,13 +284,8 @@ class EmbeddedConsumer:
         if row is not None and row[0] != self._paused:
             self._paused = row[0]
             self._report(Paused(self._paused))
-        self._others.clear()
-        ours: dict[tuple[str, int], int] = {}
-        for topic, partition, owner, epoch in groups.ownerships(connection, spec):
-            if owner == self._member.id:
-                ours[topic, partition] = epoch
-            else:
-                self._others.add(owner)
+        found = owners.ownerships(connection, spec)
+        ours = {each.place: each.epoch for each in found if each.owner == self._member.id}
         for place, epoch in list(self._owned.items()):
             if ours.get(place) != epoch:  # None: while it was frozen its group was removed
                 del self._owned[place], self._commands[place]
@@ -252,14 +295,14 @@ class EmbeddedConsumer:
             are_all = [self._report_commands(place) for place in self._commands]
             self._leaves_some = not all(are_all)
         self._newest_command = newest
-        if None in self._others:
-            self.look_at_owners()
+        if found != self._owners:
+            self._owners = found
+            self._share()
 
     def look_at_owners(self) -> None:
         """See `Watcher.look_at_owners`."""
-        is_alive = self._members.is_alive
-        if any(owner is None or not is_alive(owner) for owner in self._others):
-            self._take()
+        if self._members.living(self._spec.name) != self._mates:
+            self._share()
 
     def fail(self, error: EventlaneError) -> None:
         """See `Watcher.fail`."""
@@ -275,11 +318,11 @@ class EmbeddedConsumer:
 
         def join(transaction: Transaction) -> list[Acquired]:
             groups.join(transaction, spec, topics, member=member, members=members, now_ms=now_ms)
-            return groups.acquire(
+            return owners.acquire(
                 transaction,
                 spec,
                 member=member,
-                is_alive=members.is_alive,
+                members=members,
                 limits=limits,
                 now_ms=now_ms,
             )
@@ -291,15 +334,29 @@ class EmbeddedConsumer:
             self._got(acquired)
         members.sweep()
 
+    def _share(self) -> None:
+        """Take what is this member's share of the group, and give up what is not."""
+        if self.has_left or self._is_draining:
+            return
+        self._mates = self._members.living(self._spec.name)
+        share = owners.share(self._log.connection, self._spec, self._member.id, self._members)
+        # What is being given up still counts as owned.
+        for place in share.give_up:
+            if place in self._owned and place not in self._revoked:
+                self._revoked.add(place)
+                self._report(Revoked(*place))
+        if share.take:
+            self._take()
+
     def _take(self) -> None:
         """Take over what nobody alive owns."""
-        if self._taking is not None or self.has_left:
+        if self._taking is not None:
             return
         spec, member, limits = self._spec, self._member.id, self._limits
-        is_alive, now_ms = self._members.is_alive, self._clock.now_ms()
+        members, now_ms = self._members, self._clock.now_ms()
         self._taking = self._writer.change(
-            lambda transaction: groups.acquire(
-                transaction, spec, member=member, is_alive=is_alive, limits=limits, now_ms=now_ms
+            lambda transaction: owners.acquire(
+                transaction, spec, member=member, members=members, limits=limits, now_ms=now_ms
             )
         )
 
@@ -308,9 +365,11 @@ class EmbeddedConsumer:
             error = future.exception()
             if isinstance(error, StorageError):
                 _log.warning("group %s cannot take over, trying again: %s", spec.name, error)
-                return  # The next look does.
+                self._mates = frozenset()  # The next look at owners does.
+                return
             self._got(future.result())
             self._members.sweep()
+            self._share()  # Something may have become free while this was written.
 
         self._taking.add_done_callback(taken)
 
@@ -327,6 +386,7 @@ class EmbeddedConsumer:
         self.look()
 
     def _lose(self, place: tuple[str, int]) -> None:
+        self._revoked.discard(place)
         self._report(Lost(*place))
         # Where the dispatcher has paused itself, that may be lost with what it had to settle.
         self._report(Paused(self._paused))

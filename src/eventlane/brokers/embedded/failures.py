@@ -6,7 +6,7 @@ The part that a partition's owner writes and reads; what operators do is in `ope
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -113,7 +113,7 @@ def lanes_at_acquisition(
     # named: SQLite would rather read all lanes of the partition.
     for index, condition in (
         ("lane_that_stops", "due_ms IS NULL AND stops"),
-        ("lane_by_due", "due_ms >= 0 ORDER BY due_ms"),
+        ("lane_by_due", "due_ms >= 0 ORDER BY due_ms, lane"),
         ("lane_by_due", "due_ms IS NULL AND NOT stops"),
         ("lane_by_due", "due_ms = -1"),
     ):
@@ -132,16 +132,20 @@ def lanes(
     connection: sqlite3.Connection, place: Place, wanted: Sequence[bytes | int]
 ) -> list[LaneState]:
     """See `Consumer.fetch_lanes`."""
-    statement = f"SELECT {_LANE_COLUMNS} FROM lane WHERE {AT} AND lane = ?"
-    execute = connection.execute
-    rows = (execute(statement, (*place, lane)).fetchone() for lane in wanted)
-    return [_lane_from(row) for row in rows if row is not None]
+    found: list[LaneState] = []
+    for marks, part in in_parts(wanted):
+        rows = connection.execute(
+            f"SELECT {_LANE_COLUMNS} FROM lane WHERE {AT} AND lane IN ({marks})", (*place, *part)
+        )
+        found += map(_lane_from, rows)
+    return found
 
 
 def due_lanes(connection: sqlite3.Connection, place: Place, count_max: int) -> list[LaneState]:
     """See `Consumer.fetch_due_lanes`."""
     rows = connection.execute(
-        f"SELECT {_LANE_COLUMNS} FROM lane WHERE {AT} AND due_ms >= 0 ORDER BY due_ms LIMIT ?",
+        f"SELECT {_LANE_COLUMNS} FROM lane WHERE {AT} AND due_ms >= 0 "
+        "ORDER BY due_ms, lane LIMIT ?",
         (*place, count_max),
     )
     return [_lane_from(row) for row in rows]
@@ -216,9 +220,11 @@ def parked(
         (*place, lane, after),
     )
     found: list[tuple[int, Record]] = []
+    size_bytes = 0
     for (records,) in rows:
         found += [each for each in _decode_records(records) if each[0] > after]
-        if len(found) >= count_max:
+        size_bytes += len(records)
+        if len(found) >= count_max or (found and size_bytes >= _ROW_BYTES_MAX):
             break
     attempts = {
         each.offset: each
@@ -234,9 +240,15 @@ def parked(
 # --- what an owner writes ---------------------------------------------------------------------
 
 
-def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: int) -> None:
-    """Write what a settlement says of failures; its counters are written with the watermark."""
+def write(
+    transaction: Transaction, group: str, settlement: Settlement, now_ms: int
+) -> dict[UUID, UUID]:
+    """Write what a settlement says of failures; its counters are written with the watermark.
+
+    Returns the ids of letters that the store knows by another one.
+    """
     place = (group, settlement.topic, settlement.partition)
+    ids: dict[UUID, UUID] = {}
     many = transaction.executemany
     if settlement.attempts:
         many(
@@ -256,11 +268,12 @@ def write(transaction: Transaction, group: str, settlement: Settlement, now_ms: 
     if settlement.lanes:
         _write_lanes(transaction, place, settlement.lanes)
     if settlement.dead:
-        _bury(transaction, settlement.dead, now_ms)
+        ids = _bury(transaction, place, settlement.dead, now_ms)
     if settlement.letters:
         _change_letters(transaction, settlement.letters, now_ms)
     if settlement.commands:
         _delete(transaction, "command WHERE id", settlement.commands)
+    return ids
 
 
 def _delete(
@@ -321,36 +334,81 @@ def _write_lanes(transaction: Transaction, place: Place, states: Sequence[LaneSt
 
 
 # An event has one letter for each handler: it cannot die twice before its letter was resolved, and
-# if its group was reset in between, the letter opens again.
+# if its group was reset in between, the letter opens again. Two statements, since an upsert would
+# force its way of meeting conflicts upon the triggers.
 _BURY = """
 INSERT INTO letter (id, consumer_group, topic, partition, offset, lane, handler, key, event_type,
     error_class, fingerprint, app_version, on_dead, state, version, replay_count, dead_ms,
     edited_from)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (consumer_group, topic, partition, offset, handler) WHERE state != 'edited' DO UPDATE
-SET state = 'open', version = version + 1, on_dead = excluded.on_dead, counted = 1,
-    error_class = excluded.error_class, fingerprint = excluded.fingerprint,
-    app_version = excluded.app_version, dead_ms = excluded.dead_ms
+"""
+_OPEN_AGAIN = """
+UPDATE letter SET state = 'open', version = version + 1, counted = 1, edited_from = NULL,
+    lane = ?, on_dead = ?, error_class = ?, fingerprint = ?, app_version = ?, dead_ms = ?
+WHERE id = ?
 """
 
 
-def _bury(transaction: Transaction, letters: Sequence[DeadLetter], now_ms: int) -> None:
-    transaction.executemany(_BURY, [_letter_row(letter, now_ms) for letter in letters])
+def _bury(
+    transaction: Transaction, place: Place, letters: Sequence[DeadLetter], now_ms: int
+) -> dict[UUID, UUID]:
+    """Write letters; returns the ids of those that the store knows by another one."""
+    opened, ids = _ids(transaction.connection, place, letters)
+    buried = [
+        msgspec.structs.replace(each, id=ids[each.id]) if each.id in ids else each
+        for each in letters
+    ]
     transaction.executemany(
-        "INSERT OR REPLACE INTO envelope SELECT number, ? FROM letter WHERE consumer_group = ? "
-        "AND topic = ? AND partition = ? AND offset = ? AND handler = ? AND state != 'edited'",
+        _BURY, [_letter_row(each, now_ms) for each in buried if each.id not in opened]
+    )
+    transaction.executemany(
+        _OPEN_AGAIN,
         [
             (
-                _encode_json(letter).decode(),
-                letter.group,
-                letter.topic,
-                letter.partition,
-                letter.offset,
-                letter.handler,
+                *(each.lane, each.on_dead, each.error_class, each.fingerprint, each.app_version),
+                *(now_ms, each.id.bytes),
             )
-            for letter in letters
+            for each in buried
+            if each.id in opened
         ],
     )
+    transaction.executemany(
+        "INSERT OR REPLACE INTO envelope SELECT number, ? FROM letter WHERE id = ?",
+        [(_encode_json(each).decode(), each.id.bytes) for each in buried],
+    )
+    return ids
+
+
+def _ids(
+    connection: sqlite3.Connection, place: Place, letters: Sequence[DeadLetter]
+) -> tuple[set[UUID], dict[UUID, UUID]]:
+    """Which letters open again, and what ids the store has in place of their own.
+
+    A letter has the id under which its event died first, though its group has another name by now;
+    and no id that another one has, as one of a group had which once had this name.
+    """
+    opened: dict[tuple[int, str], UUID] = {}
+    for marks, part in in_parts([each.offset for each in letters]):
+        opened |= {
+            (offset, handler): UUID(bytes=letter)
+            for offset, handler, letter in connection.execute(
+                f"SELECT offset, handler, id FROM letter WHERE {AT} AND offset IN ({marks}) "
+                "AND state != 'edited'",
+                (*place, *part),
+            )
+        }
+    taken: set[UUID] = set()
+    for marks, part in in_parts([each.id.bytes for each in letters]):
+        taken |= {
+            UUID(bytes=row[0])
+            for row in connection.execute(f"SELECT id FROM letter WHERE id IN ({marks})", part)
+        }
+    own = {
+        each.id: opened.get((each.offset, each.handler))
+        or (uuid4() if each.id in taken else each.id)
+        for each in letters
+    }
+    return set(opened.values()), {given: kept for given, kept in own.items() if given != kept}
 
 
 def _letter_row(letter: DeadLetter, now_ms: int) -> tuple[object, ...]:

@@ -15,25 +15,30 @@ from pathlib import Path
 from typing import Literal
 
 from eventlane.brokers.embedded.lock import WriteLock
-from eventlane.errors import ConfigError, StorageError, Unavailable
+from eventlane.errors import ConfigError, EventlaneError, StorageError, Unavailable
 
 __all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error"]
 
 _APPLICATION_ID = 0x656C616E
 """`elan`, in the header of the file."""
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _BUSY_TIMEOUT_S = 1.0
 """Only a safety net: writers queue on the lock, and readers wait for nobody."""
 
-_SET_KIND = """
-    INSERT OR IGNORE INTO letter_kind (fingerprint, consumer_group, topic, handler, event_type,
+_NEW_KIND = """
+    new.fingerprint, new.consumer_group, new.topic, new.handler, coalesce(new.event_type, ''),
+        new.error_class, coalesce(new.app_version, '')
+"""
+_THAT_KIND = f"""
+    SELECT id FROM letter_kind WHERE (fingerprint, consumer_group, topic, handler, event_type,
+        error_class, app_version) = ({_NEW_KIND})
+"""
+# No OR IGNORE: the statement that fires a trigger would overrule it.
+_SET_KIND = f"""
+    INSERT INTO letter_kind (fingerprint, consumer_group, topic, handler, event_type,
         error_class, app_version)
-    VALUES (new.fingerprint, new.consumer_group, new.topic, new.handler,
-        coalesce(new.event_type, ''), new.error_class, coalesce(new.app_version, ''));
-    UPDATE letter SET kind = (SELECT id FROM letter_kind WHERE (fingerprint, consumer_group, topic,
-        handler, event_type, error_class, app_version) = (new.fingerprint, new.consumer_group,
-        new.topic, new.handler, coalesce(new.event_type, ''), new.error_class,
-        coalesce(new.app_version, ''))) WHERE number = new.number;
+    SELECT {_NEW_KIND} WHERE NOT EXISTS ({_THAT_KIND});
+    UPDATE letter SET kind = ({_THAT_KIND}) WHERE number = new.number;
 """
 
 _SCHEMA = f"""
@@ -83,14 +88,26 @@ CREATE TABLE consumer_group (
     paused TEXT
 ) WITHOUT ROWID;
 
+-- What each member of a group handles. What a dead one handled stays until a live one handles it,
+-- or until nobody of the group is left.
+CREATE TABLE member_type (
+    consumer_group TEXT NOT NULL,
+    member TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    PRIMARY KEY (consumer_group, member, topic, event_type)
+) WITHOUT ROWID;
+
 -- dispatched: no higher offset is given to a handler before the next settlement. So it bounds what
--- can have been in flight when the owner died: see suspects.
+-- can have been in flight when the owner died: see suspects. needs: event types that an owner had
+-- no handler for, while others of the group have: who lacks one is not to have the partition.
 CREATE TABLE progress (
     consumer_group TEXT NOT NULL,
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     owner TEXT,
     epoch INTEGER NOT NULL DEFAULT 0,
+    needs TEXT NOT NULL DEFAULT '[]',
     start_offset INTEGER NOT NULL,
     watermark INTEGER NOT NULL,
     settled BLOB NOT NULL,
@@ -489,9 +506,27 @@ _MEANINGS = {
 }
 
 
-def storage_error(error: sqlite3.Error, path: Path) -> StorageError:
-    """What SQLite's error means for the person who has to mend it."""
+_BUGS = (
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+)
+"""What no disk and no file is to blame for: it would fail again however often it were tried."""
+
+
+def storage_error(error: sqlite3.Error, path: Path) -> EventlaneError:
+    """What SQLite's error means for the person who has to mend it.
+
+    A `StorageError`, which may be over when it is tried again, unless Eventlane itself is wrong.
+    """
     code = getattr(error, "sqlite_errorcode", None)
     # The low byte is the kind; the rest says where in SQLite it arose.
-    meaning = _MEANINGS.get(code & 0xFF) if isinstance(code, int) else None
+    kind = code & 0xFF if isinstance(code, int) else None
+    if kind in _BUGS:
+        return EventlaneError(
+            f"{path}: expected a statement that the file takes, got {error}. Nothing was written. "
+            "This is a bug in Eventlane: please report it with this message"
+        )
+    meaning = None if kind is None else _MEANINGS.get(kind)
     return StorageError(f"{path}: {meaning} ({error})" if meaning else f"{path}: {error}")

@@ -1,58 +1,29 @@
-"""Groups: who owns which partition, and how far it is.
+"""Groups: where they start, and how far they are in each partition.
 
 One row for each (group, topic, partition) says all of it. An owner writes it under its epoch; the
 epoch grows with every change of owner, so that what a former owner settles finds no row to write.
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 import msgspec
 
-from eventlane.brokers.embedded import failures, operations
+from eventlane.brokers.embedded import failures, operations, owners
 from eventlane.brokers.embedded.log import LogTopic, end_of, start_of
 from eventlane.brokers.embedded.members import Members
+from eventlane.brokers.embedded.parts import Audited, audit, owner
 from eventlane.brokers.embedded.work import Transaction, in_parts
-from eventlane.config import Limits
-from eventlane.errors import ConfigError, Fenced, StorageError
-from eventlane.settlement import Acquired, GroupSpec, LetterChange, Settlement
-from eventlane.span import runs_of
-from eventlane.suspects import AHEAD_MIN, ALONE_IN_GROUP
+from eventlane.errors import ConfigError, EventlaneError, Fenced
+from eventlane.notice import with_letter_id
+from eventlane.settlement import GroupSpec, LetterChange, Settlement
+from eventlane.topic import DLQ_SUFFIX
 
-__all__ = [
-    "Ownership",
-    "acquire",
-    "decode_runs",
-    "decode_suspects",
-    "join",
-    "leave",
-    "mark_suspects",
-    "ownerships",
-    "pause",
-    "seen",
-    "settle",
-]
+__all__ = ["join", "pause", "seen", "settle"]
 
 _encode = msgspec.msgpack.Encoder().encode
-_IN_FLIGHT_MAX = 1_000
-"""Of lanes that are due, and of replays, no more than this can have been in flight."""
-_COMMANDS_MAX = 4_000
-"""With which a partition is acquired; the others are reported afterwards."""
-decode_runs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
-"""Reads the column `settled`."""
-decode_suspects = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], ...]).decode
-"""Reads the column `suspects`."""
 _NO_RUNS = _encode(())
-
-
-class Ownership(NamedTuple):
-    """Who owns a partition."""
-
-    topic: str
-    partition: int
-    owner: str | None
-    epoch: int
 
 
 def join(
@@ -87,6 +58,7 @@ def join(
             (spec.ordering, spec.on_dead, spec.app, spec.name),
         )
     seen(transaction, [spec.name], now_ms)
+    owners.register(transaction, spec, member, members.app_of)
     starts_now = row is None and spec.start == "now"
     for topic in topics:
         for partition in range(topic.partitions):
@@ -137,137 +109,24 @@ def _refuse_other_lanes(transaction: Transaction, spec: GroupSpec, ordering: str
             f"group {spec.name!r}: expected ordering={ordering!r}, by which dead letters and "
             f"parked events wait in its lanes, got {spec.ordering!r}; resolve or archive them first"
         )
-
-
-def acquire(
-    transaction: Transaction,
-    spec: GroupSpec,
-    *,
-    member: str,
-    is_alive: Callable[[str], bool],
-    limits: Limits,
-    now_ms: int,
-) -> list[Acquired]:
-    """Take all partitions of a group that no living member owns."""
-    taken: list[Acquired] = []
-    alive: dict[str, bool] = {member: True}
-    for topic, partition, owner, epoch in ownerships(transaction.connection, spec):
-        place = (spec.name, topic, partition)
-        if owner is not None:
-            if owner not in alive:
-                alive[owner] = is_alive(owner)
-            if alive[owner]:
-                continue
-            mark_suspects(transaction, place, limits.span_max, now_ms)
-        transaction.execute(
-            "UPDATE progress SET owner = ?, epoch = epoch + 1, dispatched = watermark + ?, "
-            "alone = NULL WHERE consumer_group = ? AND topic = ? AND partition = ?",
-            (member, AHEAD_MIN - 1, *place),
+    # An event with attempts is taken for the first of its lane: in lanes of fewer events it still
+    # is, in wider ones it might pass others.
+    is_wider = _WIDTH.index(spec.ordering) > _WIDTH.index(ordering)
+    if (
+        is_wider
+        and transaction.execute(
+            "SELECT 1 FROM attempts WHERE consumer_group = ? LIMIT 1", (spec.name,)
+        ).fetchone()
+    ):
+        raise ConfigError(
+            f"group {spec.name!r}: expected ordering={ordering!r}, under which events wait for "
+            f"their next attempt, got {spec.ordering!r}, by which they could pass earlier ones; "
+            "let them end first, or reset the group"
         )
-        taken.append(_acquired(transaction.connection, place, epoch + 1, limits))
-    if taken:
-        transaction.alters = True
-    return taken
 
 
-def ownerships(connection: sqlite3.Connection, spec: GroupSpec) -> list[Ownership]:
-    """Who owns the partitions of the topics that a member of a group handles."""
-    rows = connection.execute(
-        "SELECT topic, partition, owner, epoch FROM progress WHERE consumer_group = ?",
-        (spec.name,),
-    )
-    return [Ownership(*row) for row in rows if row[0] in spec.topics]
-
-
-def _acquired(
-    connection: sqlite3.Connection, place: failures.Place, epoch: int, limits: Limits
-) -> Acquired:
-    _, topic, partition = place
-    watermark, settled, suspects = connection.execute(
-        "SELECT watermark, settled, suspects FROM progress "
-        "WHERE consumer_group = ? AND topic = ? AND partition = ?",
-        place,
-    ).fetchone()
-    lanes, has_more = failures.lanes_at_acquisition(connection, place, limits.parked_lanes_max)
-    return Acquired(
-        topic=topic,
-        partition=partition,
-        epoch=epoch,
-        watermark=watermark,
-        settled=decode_runs(settled),
-        attempts=failures.stored_attempts(connection, place, watermark),
-        lanes=lanes,
-        commands=tuple(failures.commands(connection, place, after=0, count_max=_COMMANDS_MAX)),
-        suspects=decode_suspects(suspects),
-        has_more_lanes=has_more,
-    )
-
-
-def mark_suspects(
-    transaction: Transaction, place: tuple[str, str, int], span_max: int, now_ms: int
-) -> None:
-    """An owner ended without leaving: what it may have had in flight is suspected once more.
-
-    That is what it said runs alone; else all that it can have started and has no outcome, the first
-    parked event of each lane that was due, and what operators have had replayed.
-    """
-    at = "consumer_group = ? AND topic = ? AND partition = ?"
-    execute = transaction.execute
-    watermark, settled, dispatched, suspects, alone = execute(
-        f"SELECT watermark, settled, dispatched, suspects, alone FROM progress WHERE {at}",
-        place,
-    ).fetchone()
-    ends_of: dict[int, int] = {
-        offset: ends
-        for start, stop, ends in decode_suspects(suspects)
-        for offset in range(start, stop)
-    }
-    in_flight: list[int] = []
-    if alone is not None:
-        ends_of[alone] = ends_of.get(alone, 0) + 1
-    else:
-        end, _ = end_of(transaction.connection, place[1], place[2])
-        stop = min(end, watermark + span_max, dispatched + 1)
-        over = {offset for first, last in decode_runs(settled) for offset in range(first, last)}
-        in_flight += [offset for offset in range(watermark, stop) if offset not in over]
-        # A stored retry runs as soon as it is fetched.
-        in_flight += (
-            row[0]
-            for row in execute(
-                f"SELECT offset FROM attempts WHERE {at} AND offset >= ?", (*place, stop)
-            )
-            if row[0] not in over
-        )
-        for lane, head in execute(
-            f"SELECT lane, head FROM lane WHERE {at} AND due_ms BETWEEN 0 AND ? "
-            "ORDER BY due_ms LIMIT ?",
-            (*place, now_ms, _IN_FLIGHT_MAX),
-        ).fetchall():
-            first = failures.parked(transaction.connection, place, lane, head - 1, 1)
-            in_flight += [each.offset for each in first]
-        in_flight += (
-            row[0]
-            for row in execute(
-                "SELECT offset FROM command JOIN letter ON letter.id = command.letter WHERE "
-                "command.consumer_group = ? AND command.topic = ? AND command.partition = ? "
-                "AND command.kind = 'replay' ORDER BY command.id LIMIT ?",
-                (*place, _IN_FLIGHT_MAX),
-            )
-        )
-    for offset in in_flight:
-        ends = ends_of.get(offset, 0)
-        # It may have been anything else, so that it runs alone next: no more than that.
-        ends_of[offset] = max(ends, min(ends + 1, ALONE_IN_GROUP))
-    execute(f"UPDATE progress SET suspects = ? WHERE {at}", (_encode(runs_of(ends_of)), *place))
-
-
-def leave(transaction: Transaction, group: str, member: str) -> None:
-    """Give up all that a member owns."""
-    transaction.execute(
-        "UPDATE progress SET owner = NULL WHERE consumer_group = ? AND owner = ?",
-        (group, member),
-    )
-    transaction.alters = True
+_WIDTH = ("none", "key", "partition")
+"""Orderings, by how many events are one lane."""
 
 
 _SETTLE = """
@@ -314,15 +173,18 @@ def settle(
         )
     if transaction.executemany(_SETTLE, rows).rowcount != len(rows):
         raise _refused(transaction.connection, group, member, settlements)
+    ids: dict[UUID, UUID] = {}
     for settlement in settlements:
-        failures.write(transaction, group, settlement, now_ms)
+        ids |= failures.write(transaction, group, settlement, now_ms)
         if settlement.letters or settlement.released:
             operations.note(transaction, group, settlement, now_ms)
         if settlement.pause is not None:
-            pause(transaction, group, settlement.pause)
+            _pause_by_handler(transaction, group, settlement.pause, now_ms)
     for settlement in settlements:
         for topic, records in settlement.published:
-            transaction.append(topics[topic], records)
+            is_notice = ids and topic.endswith(DLQ_SUFFIX)
+            told = [with_letter_id(each, ids) for each in records] if is_notice else records
+            transaction.append(topics[topic], told)
 
 
 def _resolved(
@@ -346,7 +208,7 @@ def _resolved(
 
 def _refused(
     connection: sqlite3.Connection, group: str, member: str, settlements: Sequence[Settlement]
-) -> Fenced | StorageError:
+) -> EventlaneError:
     """Why a settlement found no row to write."""
     stale: list[tuple[str, int]] = []
     for settlement in settlements:
@@ -358,9 +220,9 @@ def _refused(
         if row is None or tuple(row) != (member, settlement.epoch):
             stale.append((settlement.topic, settlement.partition))
     if not stale:
-        return StorageError(
+        return EventlaneError(
             f"group {group!r}: expected a watermark that does not go down; nothing was written. "
-            "This is a bug in Eventlane"
+            "This is a bug in Eventlane: please report it with this message"
         )
     places = ", ".join(f"{topic}/{partition}" for topic, partition in stale)
     return Fenced(
@@ -369,9 +231,18 @@ def _refused(
     )
 
 
-def pause(transaction: Transaction, group: str, reason: str) -> None:
-    """Pause a group; if it is paused already, the first reason stays."""
-    transaction.execute(
-        "UPDATE consumer_group SET paused = coalesce(paused, ?) WHERE name = ?", (reason, group)
-    )
+def pause(transaction: Transaction, group: str, reason: str) -> bool:
+    """Pause a group, unless it is paused already; whether it was not."""
     transaction.alters = True
+    return bool(
+        transaction.execute(
+            "UPDATE consumer_group SET paused = ? WHERE name = ? AND paused IS NULL",
+            (reason, group),
+        ).rowcount
+    )
+
+
+def _pause_by_handler(transaction: Transaction, group: str, reason: str, now_ms: int) -> None:
+    # Several may want it at once: the first reason stays.
+    if pause(transaction, group, reason):
+        audit(transaction, Audited("pause", owner(group), reason, now_ms), [(group, None)])

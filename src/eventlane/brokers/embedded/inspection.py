@@ -20,10 +20,10 @@ from eventlane.brokers.embedded.failures import (
     letter_from,
 )
 from eventlane.brokers.embedded.file import File
-from eventlane.brokers.embedded.groups import decode_runs
 from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import LogReader, LogTopic
 from eventlane.brokers.embedded.members import Heartbeat
+from eventlane.brokers.embedded.owners import decode_runs
 from eventlane.clock import yield_to_loop
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import EVENT_TYPE, Record, headers_of

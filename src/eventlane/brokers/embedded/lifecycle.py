@@ -14,10 +14,10 @@ import msgspec
 
 from eventlane.brokers.embedded import failures
 from eventlane.brokers.embedded.failures import AT, Place
-from eventlane.brokers.embedded.groups import decode_runs
 from eventlane.brokers.embedded.log import decode_batch, end_of, start_of
 from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.operators import By, refuse_unknown
+from eventlane.brokers.embedded.owners import decode_runs
 from eventlane.brokers.embedded.parts import Audited, audit, let_go
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.errors import NotFound, Refused
@@ -194,7 +194,7 @@ def reset(transaction: Transaction, group: str, to: ResetTo, by: By) -> ResetPla
     for each in plan.partitions:
         place = (group, each.topic, each.partition)
         transaction.execute(
-            "UPDATE progress SET owner = NULL, epoch = epoch + 1, start_offset = ?1, "
+            "UPDATE progress SET owner = NULL, needs = '[]', epoch = epoch + 1, start_offset = ?1, "
             "watermark = ?1, settled = ?2, suspects = ?2, dispatched = -1, alone = NULL, "
             "done = 0, parked = 0, dead = 0, archived = 0, skipped = 0, edited = 0, lost = 0 "
             "WHERE consumer_group = ?3 AND topic = ?4 AND partition = ?5",
@@ -225,7 +225,7 @@ def reset(transaction: Transaction, group: str, to: ResetTo, by: By) -> ResetPla
 # --- rename and remove ------------------------------------------------------------------------
 
 _TABLES = (
-    *("progress", "attempts", "lane", "parked", "letter", "command"),
+    *("progress", "member_type", "attempts", "lane", "parked", "letter", "command"),
     *("operation_part", "audit"),
 )
 """Those that name a group in `consumer_group`."""

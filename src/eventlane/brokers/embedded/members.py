@@ -28,6 +28,7 @@ _log = logging.getLogger("eventlane.embedded")
 _BEAT_S_MAX = 1.0
 _FILE_BYTES = 4096
 _BLOCKED_BYTES_MAX = 1500
+_SCAN_S = 0.1
 _NAME_CHARACTERS_MAX = 100
 """What does not fit its file could not be read back, and its member would be taken for dead."""
 
@@ -43,6 +44,8 @@ class Heartbeat(msgspec.Struct):
     """When it was written, by the host's monotonic clock, which all its processes share."""
     in_flight: int = 0
     held: int = 0
+    is_leaving: bool = False
+    """It drains, and takes no more partitions."""
     blocked: tuple[str, ...] = ()
     """Which partitions of its own are stopped or full, and why: in sentences."""
 
@@ -83,6 +86,11 @@ class Member:
         heartbeat.blocked = _as_many_as_fit(blocked) if blocked else ()
         self.seen_s = SystemClock.monotonic_s()
 
+    def drain(self) -> None:
+        """Say that it is about to leave."""
+        self.heartbeat.is_leaving = True
+        self.beat(SystemClock.monotonic_s())
+
     def beat(self, now_s: float) -> None:
         """Write a sign of life."""
         self.heartbeat.beat_s = now_s
@@ -113,6 +121,8 @@ class Members:
         self._stall_s_max = stall_s_max
         self._own: dict[str, Member] = {}
         self._lock = threading.Lock()
+        self._scanned: dict[str, Heartbeat] = {}
+        self._scanned_s = -math.inf
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -186,6 +196,30 @@ class Members:
     def is_alive(self, id: str) -> bool:
         """Whether a member lives; a frozen one does not."""
         return self.heartbeat(id) is not None
+
+    def app_of(self, id: str) -> str | None:
+        """The app of a member; None if it does not live."""
+        heartbeat = self.heartbeat(id)
+        return None if heartbeat is None else heartbeat.app
+
+    def is_taking(self, id: str) -> bool:
+        """Whether a member lives and is not about to leave."""
+        heartbeat = self.heartbeat(id)
+        return heartbeat is not None and not heartbeat.is_leaving
+
+    def living(self, group: str) -> frozenset[tuple[str, bool]]:
+        """The ids of all members of a group that live, each with whether it is about to leave.
+
+        Seen at most `_SCAN_S` ago: each group of a process asks for them again and again.
+        """
+        now_s = SystemClock.monotonic_s()
+        if now_s - self._scanned_s > _SCAN_S:
+            beats = {path.name: self.heartbeat(path.name) for path in self._files()}
+            self._scanned_s = now_s
+            self._scanned = {each: beat for each, beat in beats.items() if beat is not None}
+        return frozenset(
+            (each, beat.is_leaving) for each, beat in self._scanned.items() if beat.group == group
+        )
 
     def alive(self, *, but: str | None = None) -> list[Heartbeat]:
         """All live members of all processes, but for one of them."""

@@ -84,8 +84,18 @@ LEFT JOIN operation_letter AS own
     ON own.letter = letter.number AND own.state IN ('pending', 'released')
 LEFT JOIN operation_part ON operation_part.id = own.part ORDER BY at
 """
-_OUTCOMES = {"done": "resolved", "skipped": "resolved", "dead": "failed", "returned": "returned"}
-_WHYS = {"skipped": "its handler skipped it", "returned": "an earlier one of its lane failed"}
+_OUTCOMES = {
+    "done": "resolved",
+    "skipped": "resolved",
+    "dead": "failed",
+    "returned": "returned",
+    "unhandled": "returned",
+}
+_WHYS = {
+    "skipped": "its handler skipped it",
+    "returned": "an earlier one of its lane failed",
+    "unhandled": "its group has no handler for its type",
+}
 
 
 def note(transaction: Transaction, group: str, settlement: Settlement, now_ms: int) -> None:

@@ -221,12 +221,7 @@ def _set_state(
         raise NotFound(f"operation {operation}: there is none")
     expected = " or ".join(before)
     if row[0] == state:
-        changed = transaction.execute(
-            "SELECT actor, at_ms FROM audit WHERE operation = ? AND letter IS NULL "
-            "ORDER BY id DESC LIMIT 1",
-            (operation,),
-        ).fetchone()
-        who = f" ({changed[0]}, {utc(changed[1]).isoformat(timespec='seconds')})" if changed else ""
+        who = _who_changed(transaction, "operation = ?", operation)
         raise Conflict(
             f"operation {operation}: expected one that is {expected}, got one that is "
             f"{state} already{who}; nothing was changed"
@@ -240,6 +235,16 @@ def _set_state(
         "UPDATE operation SET state = ?, why = ? WHERE id = ?",
         (state, None if state == "running" else f"{by.reason} ({by.actor})", operation),
     )
+
+
+def _who_changed(transaction: Transaction, condition: str, value: object) -> str:
+    """Who changed it last, and when; empty if that is not known."""
+    changed = transaction.execute(
+        f"SELECT actor, at_ms FROM audit WHERE {condition} AND letter IS NULL "
+        "ORDER BY id DESC LIMIT 1",
+        (value,),
+    ).fetchone()
+    return f" ({changed[0]}, {utc(changed[1]).isoformat(timespec='seconds')})" if changed else ""
 
 
 def _note_operation(transaction: Transaction, action: str, operation: int, by: By) -> None:
@@ -258,19 +263,42 @@ def _note_operation(transaction: Transaction, action: str, operation: int, by: B
 
 def pause_group(transaction: Transaction, group: str, by: By) -> None:
     """See `Operators.pause`."""
-    refuse_unknown(transaction.connection, group)
+    before = _pause_of(transaction, group)
+    if before is not None:
+        who = _who_changed(transaction, _PAUSES, group)
+        raise Conflict(
+            f"group {group!r}: expected one that is not paused, got one that is paused "
+            f"already{who}: {before}. Nothing was changed"
+        )
     pause(transaction, group, by.reason)
     audit(transaction, Audited("pause", *by), [(group, None)])
 
 
 def resume_group(transaction: Transaction, group: str, by: By) -> None:
     """See `Operators.resume`."""
-    refuse_unknown(transaction.connection, group)
+    if _pause_of(transaction, group) is None:
+        who = _who_changed(transaction, _PAUSES, group)
+        raise Conflict(
+            f"group {group!r}: expected one that is paused, got one that is not{who}; "
+            "nothing was changed"
+        )
     transaction.execute("UPDATE consumer_group SET paused = NULL WHERE name = ?", (group,))
     transaction.alters = True
     audit(transaction, Audited("resume", *by), [(group, None)])
     # Its operations have released nothing meanwhile.
     operations.advance(transaction, group, by.now_ms)
+
+
+_PAUSES = "consumer_group = ? AND operation IS NULL AND action IN ('pause', 'resume')"
+
+
+def _pause_of(transaction: Transaction, group: str) -> str | None:
+    """Why a group is paused; None: it is not."""
+    refuse_unknown(transaction.connection, group)
+    (reason,) = transaction.execute(
+        "SELECT paused FROM consumer_group WHERE name = ?", (group,)
+    ).fetchone()
+    return None if reason is None else str(reason)
 
 
 def refuse_unknown(connection: sqlite3.Connection, group: str) -> None:

@@ -156,14 +156,16 @@ def give_back(
     add_counts(transaction, part.id, {"pending": -len(numbers), "returned": len(numbers)})
 
 
-def return_untaken(transaction: Transaction, part: Part) -> None:
-    """Leave letters as they are that were never taken up."""
-    transaction.execute("DELETE FROM operation_selection WHERE part = ?", (part.id,))
-    transaction.execute(
-        "UPDATE operation_part SET returned = total - pending - released - resolved - failed "
-        "- skipped - changed WHERE id = ?",
+def return_untaken(transaction: Transaction, part: Part) -> int:
+    """Leave letters as they are that were never taken up; how many."""
+    (left,) = transaction.execute(
+        "SELECT coalesce(sum(json_array_length(letters)), 0) FROM operation_selection "
+        "WHERE part = ?",
         (part.id,),
-    )
+    ).fetchone()
+    transaction.execute("DELETE FROM operation_selection WHERE part = ?", (part.id,))
+    add_counts(transaction, part.id, {"returned": left})
+    return int(left)
 
 
 def let_go(
@@ -179,23 +181,26 @@ def let_go(
     Who calls it has removed their commands, and says what becomes of the letters.
     """
     for part in parts(transaction.connection, "consumer_group = ?", group):
-        if at is None:
-            return_untaken(transaction, part)
+        returned = return_untaken(transaction, part) if at is None else 0
         for state in ("pending", "released"):
-            returned = transaction.execute(
+            count = transaction.execute(
                 "UPDATE operation_letter SET state = 'returned', why = ?1 WHERE part = ?2 "
                 "AND state = ?3 AND (?4 IS NULL OR (topic, partition) = (?4, ?5))",
                 (why, part.id, state, *(at or (None, None))),
             ).rowcount
-            add_counts(transaction, part.id, {state: -returned, "returned": returned})
-        finish(transaction, part, now_ms)
+            add_counts(transaction, part.id, {state: -count, "returned": count})
+            returned += count
+        finish(transaction, part, now_ms, why=why if returned else None)
 
 
 # --- the end, and what is kept ----------------------------------------------------------------
 
 
-def finish(transaction: Transaction, part: Part, now_ms: int) -> bool:
-    """End the part if nothing of it is left; whether it has ended."""
+def finish(transaction: Transaction, part: Part, now_ms: int, *, why: str | None = None) -> bool:
+    """End the part if nothing of it is left; whether it has ended.
+
+    `why` says that it was ended, with letters of it left, by something else than its own course.
+    """
     pending, released, has_more = transaction.execute(
         "SELECT pending, released, EXISTS (SELECT 1 FROM operation_selection WHERE part = id) "
         "FROM operation_part WHERE id = ?",
@@ -203,19 +208,19 @@ def finish(transaction: Transaction, part: Part, now_ms: int) -> bool:
     ).fetchone()
     if pending or released or has_more or (part.replays and drains(transaction, part)):
         return False
-    _end_part(transaction, part, now_ms)
+    _end_part(transaction, part, now_ms, why)
     return True
 
 
-def _end_part(transaction: Transaction, part: Part, now_ms: int) -> None:
+def _end_part(transaction: Transaction, part: Part, now_ms: int, cut_why: str | None) -> None:
     transaction.execute("UPDATE operation_part SET is_over = 1 WHERE id = ?", (part.id,))
     transaction.execute(
         "UPDATE operation SET ended_ms = ?1, "
-        "state = CASE state WHEN 'cancelled' THEN 'cancelled' ELSE 'done' END, "
-        "why = CASE state WHEN 'cancelled' THEN why END "
+        "state = CASE WHEN state = 'cancelled' OR ?3 IS NOT NULL THEN 'cancelled' ELSE 'done' END, "
+        "why = CASE state WHEN 'cancelled' THEN why ELSE ?3 END "
         "WHERE id = ?2 AND NOT EXISTS "
         "(SELECT 1 FROM operation_part WHERE operation = ?2 AND NOT is_over)",
-        (now_ms, part.operation),
+        (now_ms, part.operation, cut_why),
     )
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from eventlane.account import GroupStatus, PartitionStatus, Status, TopicStatus
 from eventlane.brokers.embedded.failures import decode_offsets
-from eventlane.brokers.embedded.groups import decode_runs
 from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import End, bytes_before, end_of, start_of
 from eventlane.brokers.embedded.members import Heartbeat
 from eventlane.brokers.embedded.overview import pending_letters
+from eventlane.brokers.embedded.owners import decode_runs
 
 __all__ = ["read_status"]
 

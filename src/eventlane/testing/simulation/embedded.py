@@ -68,6 +68,9 @@ class _Member(Member):
         heartbeat.in_flight, heartbeat.held, heartbeat.blocked = in_flight, held, tuple(blocked)
         self.seen_s = self.process.world.schedule.now_s
 
+    def drain(self) -> None:
+        self.heartbeat.is_leaving = True
+
 
 class _Members(Members):
     """Who is alive, as the world knows it."""
@@ -100,6 +103,13 @@ class _Members(Members):
     def alive(self, *, but: str | None = None) -> list[Heartbeat]:
         members = self._world.members.values()
         return [each.heartbeat for each in members if each.id != but and self._is_fresh(each)]
+
+    def living(self, group: str) -> frozenset[tuple[str, bool]]:
+        return frozenset(
+            (member.id, member.heartbeat.is_leaving)
+            for member in self._world.members.values()
+            if member.heartbeat.group == group and self._is_fresh(member)
+        )
 
     def sweep(self) -> None:
         pass

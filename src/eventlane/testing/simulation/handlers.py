@@ -79,15 +79,14 @@ class Handlers:
         began_s = self._world.schedule.now_s
         try:
             result = await self._perform(act, process, context)
-            ended = _ended(result)
+            ended = "failed" if self._is_late(group, began_s) else _ended(result)
             return result
         except (_Boom, _Outage) as error:
             ended = "failed"
             self._note_failure(group, started, error)
             raise
         except asyncio.CancelledError:
-            ran_s = self._world.schedule.now_s - began_s
-            if act == "cancel" or (group.timeout_s and ran_s > group.timeout_s):
+            if act == "cancel" or self._is_late(group, began_s):
                 ended = "failed"
             raise
         finally:
@@ -114,6 +113,7 @@ class Handlers:
         runs = [self._begin(process, group, each) for each in contexts]
         acts: list[Act] = [self._act(group, each) for each in contexts]
         results: list[Any] = []
+        began_s = self._world.schedule.now_s
         try:
             for act, context in zip(acts, contexts, strict=True):
                 results.append(await self._perform(act, process, context))
@@ -122,9 +122,14 @@ class Handlers:
             for each in runs:
                 self._end(process, each, "cancelled")
             raise
+        is_late = self._is_late(group, began_s)
         for each, result in zip(runs, results, strict=True):
-            self._end(process, each, _ended(result))
+            self._end(process, each, "cancelled" if is_late else _ended(result))
         return results
+
+    def _is_late(self, group: Group, began_s: float) -> bool:
+        ran_s = self._world.schedule.now_s - began_s
+        return bool(group.timeout_s and ran_s > group.timeout_s)
 
     def _begin(self, process: Process, group: Group, context: Context[Any]) -> Started:
         clock = self._world.clock

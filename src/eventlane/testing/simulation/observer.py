@@ -11,8 +11,8 @@ from uuid import UUID
 
 import msgspec
 
-from eventlane.brokers.embedded.groups import decode_runs, decode_suspects
 from eventlane.brokers.embedded.log import LogReader
+from eventlane.brokers.embedded.owners import decode_runs, decode_suspects
 from eventlane.brokers.embedded.status import read_status
 from eventlane.failure import LetterState
 from eventlane.handler import Context

@@ -237,7 +237,8 @@ class People:
         groups = (await app.status()).groups
         for name, group in groups.items():
             if group.paused is not None:
-                await app.resume(name)
+                with contextlib.suppress(Conflict):  # An operator has resumed it meanwhile.
+                    await app.resume(name)
             if not group.balances:
                 self._world.went_wrong(f"the account of {name} does not balance: {group}", None)
             if group.paused or group.open or group.dead or group.parked or group.pending:
