@@ -141,7 +141,7 @@ class Dispatcher:
             ensure_topic=ensure_topic,
             clock=clock,
             limits=limits,
-            lost=lambda topic, partition: self._holding.lose(topic, partition),  # noqa: PLW0108
+            lost=lambda topic, number: self._holding.lose(topic, number),  # noqa: PLW0108  # made below
             settled=self._after_settling,
         )
         self._alone = LoneRunner(
