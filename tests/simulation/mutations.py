@@ -124,12 +124,12 @@ MUTATIONS: dict[str, Mutation] = {
         "AND ?14 != '' AND epoch >= 0 * ?15",
     ),
     "a new owner does not know of failed attempts": Mutation(
-        f"{_EMBEDDED}.groups",
+        f"{_EMBEDDED}.owners",
         "attempts=failures.stored_attempts(connection, place, watermark)",
         "attempts=()",
     ),
     "bystanders are charged when a process dies *": Mutation(
-        f"{_EMBEDDED}.groups", "max(ends, min(ends + 1, ALONE_IN_GROUP))", "ends + 1"
+        f"{_EMBEDDED}.owners", "max(ends, min(ends + 1, ALONE_IN_GROUP))", "ends + 1"
     ),
     # What is kept of failures
     "failed attempts are not written": Mutation(
@@ -162,17 +162,18 @@ MUTATIONS: dict[str, Mutation] = {
     "an event has one attempt too many": Mutation(
         "eventlane.retry", "if attempt >= policy.attempts or", "if attempt > policy.attempts or"
     ),
-    "what a failed run published is published with the next one": Mutation(
-        _LANES,
-        "        delivery.event = delivery.published = None\n"
-        "        self.ledger.attempts[delivery.offset] = attempts\n",
-        "        self.ledger.attempts[delivery.offset] = attempts\n",
+    "what a failed run published is published": Mutation(
+        "eventlane.conclude",
+        "        delivery.published = None\n        self.run_failed(worker, error)\n",
+        "        delivery.origin.lanes.ledger.publish(delivery)\n"
+        "        self.run_failed(worker, error)\n",
     ),
     # Operators
     "a replay runs in another group": Mutation(
         f"{_EMBEDDED}.steps",
-        'f"SELECT ?1, topic,',
-        "f\"SELECT (SELECT max(name) FROM consumer_group WHERE ?1 != ''), topic,",
+        'f"SELECT ?, topic, partition, ?, letter.id, ? ',
+        "f\"SELECT (SELECT max(name) FROM consumer_group WHERE ? != ''), \"\n"
+        '        f"topic, partition, ?, letter.id, ? ',
     ),
     "an owner carries out a command each time it begins": Mutation(
         f"{_EMBEDDED}.failures", "    if settlement.commands:\n", "    if False:\n"
