@@ -38,19 +38,37 @@ LEVELS = (
     ("message", "outcome"),
     (
         *("account", "breaker", "broker", "budget", "config", "directory", "event", "failure"),
-        *("handler", "lane", "lanes", "ledger", "notice", "query", "replay", "retry", "schedule"),
-        *("settlement", "sharing", "span", "subscription", "suspects", "topic", "views"),
+        *("handler", "lane", "lanes", "ledger", "metrics", "notice", "query", "replay", "retry"),
+        *(
+            "schedule",
+            "settlement",
+            "sharing",
+            "span",
+            "subscription",
+            "suspects",
+            "topic",
+            "views",
+        ),
     ),
     ("brokers", "middleware", "serde", "store"),
     (
         *("admission", "advancing", "batching", "conclude", "deadletter", "dispatch", "feeding"),
-        *("guard", "holding", "listing", "quarantine", "routing", "settling", "workers"),
+        *(
+            "guard",
+            "holding",
+            "listing",
+            "quarantine",
+            "routing",
+            "settling",
+            "telemetry",
+            "workers",
+        ),
     ),
     (
         *("background", "editing", "handling", "idle", "inspecting", "lifecycle", "operating"),
         *("operation", "publishing", "reading", "topics"),
     ),
-    ("app", "health", "supervisor", "testing", "vitals", "worker"),
+    ("app", "health", "scraping", "supervisor", "testing", "vitals", "worker"),
     ("",),  # eventlane itself: the public surface
     ("__main__", "cli", "console"),
 )

@@ -11,13 +11,14 @@ Three parts do not mix: what a partition's **owner** writes, under the epoch tha
 carry out (`Operators`); and what **people** read (`Queries`).
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from eventlane.account import Status
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.message import Position, Record
+from eventlane.metrics import Histogram
 from eventlane.query import Query
 from eventlane.replay import UNPACED, LeftOut, OperationState, OperationStatus, Pace, Plan
 from eventlane.settlement import Batch, Change, GroupSpec, LaneState, Parked, Settlement
@@ -405,6 +406,8 @@ class Broker(Operators, Queries, Protocol):
     """Without secrets."""
     durability: str
     """What an acknowledged publish has survived: `fsync`, `os`, `replicated` or `single`."""
+    times: Mapping[str, Histogram]
+    """How long the steps of its writes take in this process, by their names."""
 
     async def ensure_topic(self, topic: Topic) -> int:
         """Create the topic unless it exists; return its number of partitions.

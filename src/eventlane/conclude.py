@@ -24,6 +24,7 @@ from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
 from eventlane.retry import Retry, bounded, decide, in_force
 from eventlane.routing import Route
 from eventlane.subscription import GroupPlan, Subscription
+from eventlane.telemetry import FailureKind, Telemetry
 from eventlane.workers import Worker
 
 __all__ = ["Concluder", "Returned"]
@@ -44,12 +45,14 @@ class Concluder:
         done_so_far: Callable[[], int],
         pause: Callable[[str], None],
         ensure_topic: Callable[[str], Awaitable[None]],
+        telemetry: Telemetry,
         clock: Clock,
         limits: Limits,
     ) -> None:
         """`guard` stands before the group, `guards` before dependencies, by name."""
         self._pause = pause
         self._ensure_topic = ensure_topic
+        self.telemetry = telemetry
         self._plan = plan
         self._app = app
         self._app_version = app_version
@@ -93,7 +96,13 @@ class Concluder:
         delivery.published = None
         self.run_failed(worker, error)
         if self._is_outage(delivery, subscription, error):
+            self.telemetry.failed(subscription, "outage")
             return
+        if isinstance(error, Undecodable):
+            kind: FailureKind = "undecodable"
+        else:
+            kind = "timeout" if isinstance(error, HandlerTimeout) else "error"
+        self.telemetry.failed(subscription, kind)
         outcome = decide(
             error,
             delivery.attempt,
@@ -164,6 +173,8 @@ class Concluder:
             outcome = Dead()
         else:
             error = Returned(getattr(outcome, "reason", "") or f"the handler returned {outcome}")
+        if not isinstance(outcome, Skipped | Pause):
+            self.telemetry.failed(subscription, "returned")
         if isinstance(outcome, RetryLater):
             self.run_failed(worker, error)
             self._count_failure(delivery)

@@ -15,7 +15,6 @@ anything runs while something is out in `guard.py`.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -40,11 +39,10 @@ from eventlane.routing import NO_ROUTE, Route, Routes
 from eventlane.settlement import Acquired, Appended, Command, Lost, Paused, Revoked
 from eventlane.settling import Settler
 from eventlane.subscription import GroupPlan
+from eventlane.telemetry import Telemetry
 from eventlane.workers import Worker, Workers, ends_process
 
 __all__ = ["Dispatcher"]
-
-log = logging.getLogger("eventlane.dispatch")
 
 _TURN_S = 0.002
 """A worker whose handlers never wait lets the event loop turn after so long."""
@@ -63,6 +61,7 @@ class Dispatcher:
         routes: Routes,
         guards: Mapping[str, Guard],
         quarantine: Quarantine,
+        telemetry: Telemetry,
         app: str,
         app_version: str | None,
         dlq_payload: bool,
@@ -74,7 +73,7 @@ class Dispatcher:
         moved: Callable[[], None],
     ) -> None:
         """See the fields; `moved` is called when something happened that may have made it idle."""
-        self.plan = plan
+        self.plan, self.telemetry = plan, telemetry
         self._moved = moved
         self._consumer = consumer
         self._routes = routes
@@ -121,6 +120,7 @@ class Dispatcher:
             done_so_far=lambda: self._holding.done_so_far,
             pause=self._pause,
             ensure_topic=ensure_topic,
+            telemetry=telemetry,
             clock=clock,
             limits=limits,
         )
@@ -139,6 +139,7 @@ class Dispatcher:
             consumer,
             self._partitions,
             ensure_topic=ensure_topic,
+            telemetry=telemetry,
             clock=clock,
             limits=limits,
             lost=lambda topic, number: self._holding.lose(topic, number),  # noqa: PLW0108  # made below
@@ -267,7 +268,7 @@ class Dispatcher:
     def beat(self) -> None:
         """Tell the broker that the event loop turns, and what this process has open."""
         held = sum(lanes.held for lanes in self._partitions.values())
-        blocked = [why for lanes in self._partitions.values() if (why := lanes.why_blocked)]
+        blocked = self.telemetry.look(self._partitions)
         blocked += (*self._admission.why_limited(), *self._workers.late)
         self._consumer.beat(self._workers.in_flight, held, blocked)
 
@@ -313,15 +314,13 @@ class Dispatcher:
         origin.lanes = lanes
         origin.handler_of = partial(self._routes.handler_of, change.topic)
         self._partitions[change.topic, change.partition] = lanes
+        self.telemetry.acquired(change)
         self._fill_ring()
         self._feeder.hungry.add(lanes)
         self._note(lanes)
 
     def _pause(self, reason: str | None) -> None:
-        if reason is not None and reason != self.paused:
-            log.warning("group %s is paused: %s", self.plan.name, reason)
-        elif reason is None and self.paused is not None:
-            log.warning("group %s goes on", self.plan.name)
+        self.telemetry.paused(self.paused, reason)
         self.paused = reason
         self._fill_ring()
         if reason is None:
@@ -405,6 +404,8 @@ class Dispatcher:
         started = turn_ends = 0.0
         while True:
             if started > turn_ends:
+                # It has just ended: a sample that costs most events nothing.
+                self.telemetry.took(route.subscription, monotonic() - started)
                 await yield_to_loop()
                 await settler.catch_up()
                 turn_ends = monotonic() + _TURN_S

@@ -48,7 +48,8 @@ class Guard:
     def succeeded(self, run: int) -> None:
         """An admitted run ended well."""
         if self.breaker.succeeded(run) and self.breaker.is_closed:
-            log.warning("%s works again: everything runs", self.name)
+            extra = {"kind": "guard_closed", "guard": self.name}
+            log.warning("%s works again: everything runs", self.name, extra=extra)
             self._tell()
         elif not self.breaker.is_closed:
             self._tell()  # There is a place again.
@@ -86,6 +87,7 @@ class Guard:
                 self.name,
                 self.breaker.why,
                 self.promise,
+                extra={"kind": "guard_opened", "guard": self.name, "reason": self.breaker.why},
             )
         if not self.breaker.is_closed:
             self._tell()  # There may be a place again, though it has failed.

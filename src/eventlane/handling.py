@@ -20,6 +20,7 @@ from eventlane.routing import routes_of
 from eventlane.serde import Codecs
 from eventlane.settlement import GroupSpec
 from eventlane.subscription import GroupPlan, check_drain, dependencies_of
+from eventlane.telemetry import Telemetry, WallClock
 
 __all__ = ["handling"]
 
@@ -71,7 +72,7 @@ async def handling(
             )
         state = await stack.enter_async_context(entered)
         consumers = await _join_all(broker, plans, app)
-        quarantine = Quarantine()
+        quarantine, wall = Quarantine(), WallClock(clock)
         dispatchers = [
             Dispatcher(
                 plan,
@@ -79,6 +80,7 @@ async def handling(
                 routes=called,
                 guards=guards,
                 quarantine=quarantine,
+                telemetry=Telemetry(plan.name, clock, wall),
                 app=app,
                 app_version=app_version,
                 dlq_payload=dlq_payload,

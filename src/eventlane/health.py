@@ -1,4 +1,4 @@
-"""Health over HTTP: what `/live` and `/ready` answer, and the server, on a thread of its own.
+"""Health over HTTP: what `/live` and `/ready` answer, and the server of all pages, on a thread.
 
 A thread, because the event loop may be what is not well.
 """
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Self
 import msgspec
 
 from eventlane.errors import ConfigError
+from eventlane.metrics import Series
 
 __all__ = ["Address", "Answer", "HealthServer", "Page", "Reason", "Report", "live", "ready"]
 
@@ -64,6 +65,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stuck_s: float
     reasons: tuple[Reason, ...] = ()
     """What keeps it from being ready, its state apart."""
+    series: tuple[Series, ...] = ()
+    """What it has counted since it started."""
+    durable: tuple[Series, ...] | None = None
+    """What the broker has; only in answer to a supervisor that asked."""
 
     @property
     def is_turning(self) -> bool:

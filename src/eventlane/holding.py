@@ -65,7 +65,11 @@ class Holding:
         lanes = self._partitions.get((topic, partition))
         if lanes is None:
             return
-        log.warning("group %s: %s[%d] is no longer owned here", self._group, topic, partition)
+        log.warning(
+            "group %s: %s[%d] is no longer owned here",
+            *(self._group, topic, partition),
+            extra=self._fields("partition_lost", lanes),
+        )
         for worker in self._workers:
             if isinstance(worker.handling, Context) and _handles(worker, lanes):
                 worker.cancel()
@@ -122,8 +126,16 @@ class Holding:
             self._wanted.set()
             return
         why = f"since it has no handler for {needs}" if needs else "to another member"
-        log.info("group %s gave %s[%d] up, %s", self._group, topic, partition, why)
+        log.info(
+            "group %s gave %s[%d] up, %s",
+            *(self._group, topic, partition, why),
+            extra=self._fields("partition_given_up", lanes),
+        )
         self._forget(lanes)
+
+    def _fields(self, kind: str, lanes: Lanes) -> dict[str, object]:
+        topic, partition = lanes.origin.topic, lanes.origin.partition
+        return {"kind": kind, "group": self._group, "topic": topic, "partition": partition}
 
     def _forget(self, lanes: Lanes) -> None:
         self._leaving.pop(lanes, None)

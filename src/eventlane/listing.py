@@ -81,6 +81,7 @@ class ListRunner:
         else:
             await self._returned(worker, deliveries, subscription, outcomes, started_s)
         finally:
+            self._concluder.telemetry.took(subscription, self._monotonic() - started_s)
             worker.handling = None
             worker.ended()
             for lanes in {id(each.origin): each.origin.lanes for each in deliveries}.values():

@@ -148,6 +148,13 @@ class LoneRunner:
             lanes.origin.partition,
             delivery.offset,
             ends,
+            extra={
+                "kind": "event_suspected",
+                "group": self._name,
+                "topic": lanes.origin.topic,
+                "partition": lanes.origin.partition,
+                "offset": delivery.offset,
+            },
         )
         async with self._quarantine.alone(self._group, in_process=ends >= ALONE_IN_PROCESS):
             if self._group.is_halted:  # It was paused while others came to rest.

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from eventlane.broker import Consumer
-from eventlane.clock import Clock, Timer, sleep
+from eventlane.clock import Clock, Timer, loop_time, sleep
 from eventlane.config import Limits
 from eventlane.errors import Fenced, StorageError
 from eventlane.lanes import Lanes
 from eventlane.settlement import Settlement
+from eventlane.telemetry import Telemetry
 
 __all__ = ["Settler"]
 
@@ -34,6 +35,7 @@ class Settler:
         partitions: Mapping[tuple[str, int], Lanes],
         *,
         ensure_topic: Callable[[str], Awaitable[None]],
+        telemetry: Telemetry,
         clock: Clock,
         limits: Limits,
         lost: Callable[[str, int], None],
@@ -49,11 +51,12 @@ class Settler:
         self._consumer = consumer
         self._partitions = partitions
         self._ensure_topic = ensure_topic
+        self._telemetry = telemetry
         self._clock = clock
         self._limits = limits
         self._lost = lost
         self._settled = settled
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._monotonic = asyncio.get_running_loop(), loop_time()
         self._now = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._written = asyncio.Event()
@@ -98,6 +101,7 @@ class Settler:
         """Write what is left; to be called when nothing runs any more."""
         if self._due_timer is not None:
             self._due_timer.cancel()
+        self._telemetry.sum_up()
         try:
             async with asyncio.timeout(within_s):
                 await self._finish()
@@ -153,6 +157,7 @@ class Settler:
     async def _write(self, collected: list[tuple[Lanes, Settlement]]) -> None:
         """Write until it is written; what another process owns by now is dropped."""
         delay_s, delay_s_max = _TRY_AGAIN_S
+        started_s = self._monotonic()
         while collected:
             try:
                 for _, settlement in collected:
@@ -174,13 +179,18 @@ class Settler:
             except StorageError as error:
                 # Outcomes wait in memory: nothing is lost, and no lane goes on that must not.
                 self.refused = error
-                log.warning("group %s cannot settle, trying again: %s", self._group, error)
+                log.warning(
+                    "group %s cannot settle, trying again: %s",
+                    *(self._group, error),
+                    extra={"kind": "settling_refused", "group": self._group, "reason": str(error)},
+                )
                 await sleep(delay_s)
                 delay_s = min(delay_s * 2, delay_s_max)
             else:
                 self.refused = None
                 for lanes, _ in collected:
                     lanes.committed()
+                self._telemetry.settled(collected, self._monotonic() - started_s)
                 return
 
     def _due(self) -> None:

@@ -22,6 +22,8 @@ import msgspec
 from eventlane.clock import SystemClock, sleep
 from eventlane.config import Limits
 from eventlane.health import Address, Answer, HealthServer, Page, Reason, Report, live, ready
+from eventlane.metrics import Series, added
+from eventlane.scraping import FRESH_S, page_of
 from eventlane.worker import SIGNALS
 
 __all__ = ["Supervisor", "backoff_s", "sources_of", "why_ended"]
@@ -36,7 +38,11 @@ _HOPELESS = (2, 3)
 _LOOK_S = 1.0
 _EXTRA_S = 5.0
 """Beyond the time that a drain may take."""
-_REPORT_BYTES_MAX = 1 << 20
+_REPORT_BYTES_MAX = 1 << 26  # two figures for each partition of each group, among others
+_DURABLE_S_MAX = 1.0
+"""For so long a worker is waited for that is asked for what the broker has."""
+_LAST_WORDS_S = 0.5
+"""For so long what an ended process has said is waited for; something else may have its socket."""
 _UNWATCHED = {"__pycache__", "node_modules", "site-packages"}
 
 _decode = msgspec.json.Decoder(Report).decode
@@ -83,6 +89,10 @@ class _Worker:
     def __init__(self, number: int, process: Process, link: socket.socket) -> None:
         self.number = number
         self.report: Report | None = None
+        self.series: tuple[Series, ...] = ()
+        """What it has counted."""
+        self.durable: asyncio.Future[tuple[Series, ...]] | None = None
+        """What the broker has, once it has answered."""
         self.silent_looks = 0
         """How often it was looked at since it last said something."""
         self.started_s = SystemClock.monotonic_s()
@@ -95,6 +105,7 @@ class _Worker:
         self.code: int | None = None
         self._process = process
         self._link = link
+        self._writer: asyncio.StreamWriter | None = None
 
     @property
     def pid(self) -> int:
@@ -107,11 +118,15 @@ class _Worker:
     async def listen(self) -> None:
         """Take in its reports until it ends."""
         reader, writer = await asyncio.open_connection(sock=self._link, limit=_REPORT_BYTES_MAX)
+        self._writer = writer
         try:
             async for line in reader:
                 if not line.endswith(b"\n"):  # It has ended within a line.
                     break
-                self.report, self.silent_looks = _decode(line), 0
+                report = self.report = _decode(line)
+                self.series, self.silent_looks = report.series, 0
+                if report.durable is not None and self.durable and not self.durable.done():
+                    self.durable.set_result(report.durable)
                 if self.report.state == "ready" and self.ready_s is None:
                     self.ready_s = SystemClock.monotonic_s()
                     self.settled.set()
@@ -124,6 +139,15 @@ class _Worker:
         self.code = await self._process.wait()
         self.settled.set()
         return self.code
+
+    async def ask(self) -> tuple[Series, ...] | None:
+        """What the broker has; None if it does not answer."""
+        if self._writer is None:
+            return None
+        self.durable = asyncio.get_running_loop().create_future()
+        self._writer.write(b"?")
+        done, _ = await asyncio.wait((self.durable,), timeout=_DURABLE_S_MAX)
+        return self.durable.result() if done else None
 
     def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -152,7 +176,19 @@ class Supervisor:
         self._command = command
         self._count = workers
         self._health = health
-        self._pages: dict[str, Page] = {"/live": self._live, "/ready": self._ready}
+        self._pages: dict[str, Page] = {
+            "/live": self._live,
+            "/ready": self._ready,
+            "/metrics": page_of(self._gather, lambda: self._loop, tuple),
+        }
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: list[Series] = []
+        """What processes that have ended had counted."""
+        self._unexpected = 0
+        """How many ended without being asked to."""
+        self._gathering = asyncio.Lock()
+        self._durable: tuple[Series, ...] = ()
+        self._read_s = -FRESH_S
         self._reload = reload
         self._workers: dict[int, _Worker] = {}
         """Who works in each place; one that is starting is its place's already, unless the one
@@ -186,6 +222,7 @@ class Supervisor:
         Raises:
             ConfigError: The address for health cannot be had; nothing was started.
         """
+        self._loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:
             if self._health is not None:
                 stack.enter_context(HealthServer(self._health, self._pages))
@@ -296,14 +333,17 @@ class Supervisor:
         noting = asyncio.create_task(self._note_ready(worker))
         code = await worker.ended()
         await noting
-        self._alive.discard(worker)
+        await asyncio.wait((listening,), timeout=_LAST_WORDS_S)
         listening.cancel()
+        self._alive.discard(worker)
+        self._ended = added((self._ended, worker.series))
         if self._workers.get(worker.number) is not worker:  # Another one has its place.
             return
         del self._workers[worker.number]
         if self._is_stopping or worker.is_leaving:
             return
         now_s = SystemClock.monotonic_s()
+        self._unexpected += 1
         why = f"worker {worker.number} (process {worker.pid}) {why_ended(code)}"
         ran_s = now_s - worker.started_s
         if worker.ready_s is None and code in _HOPELESS and self._is_hopeless():
@@ -314,13 +354,18 @@ class Supervisor:
             return
         if worker.ready_s is not None and now_s - worker.ready_s >= _HEALTHY_S:
             self._failures.pop(worker.number, None)
-        log.error("%s after %.1f s", why, ran_s)
+        extra = {"kind": "worker_ended", "worker": worker.number, "exit_code": code}
+        log.error("%s after %.1f s", why, ran_s, extra=extra)
         self._start_again(worker.number)
 
     async def _note_ready(self, worker: _Worker) -> None:
         await worker.settled.wait()
         if worker.code is None:
-            log.info("worker %d (process %d) is ready", worker.number, worker.pid)
+            log.info(
+                "worker %d (process %d) is ready",
+                *(worker.number, worker.pid),
+                extra={"kind": "worker_ready", "worker": worker.number},
+            )
             self._changed.set()
 
     def _is_hopeless(self) -> bool:
@@ -429,7 +474,11 @@ class Supervisor:
                     why = f"has an event loop that is blocked for {report.stuck_s:g} s (stuck_s)"
                 else:
                     continue
-                log.error("worker %d (process %d) %s: killing it", worker.number, worker.pid, why)
+                log.error(
+                    "worker %d (process %d) %s: killing it",
+                    *(worker.number, worker.pid, why),
+                    extra={"kind": "worker_killed", "worker": worker.number, "reason": why},
+                )
                 worker.report = None
                 worker.send(signal.SIGKILL)
 
@@ -444,6 +493,34 @@ class Supervisor:
             log.critical("the supervisor failed: draining", exc_info=error)
             self._code = 1
             self._over.set()
+
+    # --- metrics ----------------------------------------------------------------------------
+
+    async def _gather(self) -> Sequence[Series]:
+        """What all workers have counted, and what one of them reads of the broker."""
+        async with self._gathering:
+            if SystemClock.monotonic_s() - self._read_s >= FRESH_S:
+                self._durable = await self._read()
+                self._read_s = SystemClock.monotonic_s()
+        ready_count = sum(each.ready_s is not None for each in self._workers.values())
+        return (
+            *added((self._ended, *(each.series for each in self._alive))),
+            *self._durable,
+            Series("eventlane_workers", (), (ready_count,)),
+            Series("eventlane_worker_failures_total", (), (self._unexpected,)),
+        )
+
+    async def _read(self) -> tuple[Series, ...]:
+        turning = [
+            each
+            for each in self._workers.values()
+            if each.report is not None and each.report.state == "ready" and each.report.is_turning
+        ]
+        for worker in turning[:2]:
+            durable = await worker.ask()
+            if durable is not None:
+                return durable
+        return ()
 
     # --- health: called on the server's threads ---------------------------------------------
 

@@ -23,13 +23,14 @@ LANES_AT_WORK_MAX = 1_000
 class Suspects:
     """The suspected events of one partition."""
 
-    __slots__ = ("_changed", "_ends", "_kept")
+    __slots__ = ("_changed", "_ended", "_ends", "_kept")
 
     def __init__(self, runs: Runs, watermark: int) -> None:
         """What lies below the watermark is parked or replayed."""
         self._ends = {offset: ends for start, stop, ends in runs for offset in range(start, stop)}
         self._kept = {offset for offset in self._ends if offset < watermark}
         self._changed = False
+        self._ended = 0
 
     def __bool__(self) -> bool:
         return bool(self._ends)
@@ -52,13 +53,20 @@ class Suspects:
         if self._ends.pop(offset, None) is not None:
             self._kept.discard(offset)
             self._changed = True
+            self._ended += 1
 
     def left(self, watermark: int) -> list[tuple[int, int, int]] | None:
         """Those without an outcome, to be written; None if nothing has changed."""
         passed = [each for each in self._ends if each < watermark and each not in self._kept]
         for offset in passed:
             del self._ends[offset]
+        self._ended += len(passed)
         if not passed and not self._changed:
             return None
         self._changed = False
         return runs_of(self._ends)
+
+    def count_ended(self) -> int:
+        """How many have got an outcome since the last call."""
+        ended, self._ended = self._ended, 0
+        return ended

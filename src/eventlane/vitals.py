@@ -1,15 +1,23 @@
 """What a process knows of its own health: gathered by its event loop, read by any thread."""
 
+import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from eventlane.clock import SystemClock, sleep
+from eventlane.broker import Broker
+from eventlane.clock import Clock, SystemClock, sleep
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
+from eventlane.errors import EventlaneError
 from eventlane.health import Answer, Page, Reason, Report, live, ready
 from eventlane.lanes import Lanes
+from eventlane.metrics import Series
+from eventlane.scraping import FRESH_S, page_of, read_durable
 
 __all__ = ["Progress", "Vitals"]
+
+log = logging.getLogger("eventlane.health")
 
 _TURN_S_MAX = 1.0
 _LOOK_S_MAX = 5.0
@@ -60,7 +68,13 @@ class Vitals:
     """The health of this process."""
 
     def __init__(self, limits: Limits) -> None:
+        """To be made in the event loop."""
         self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._broker: tuple[Broker, Clock] | None = None
+        self._reading = asyncio.Lock()
+        self._read_s = -FRESH_S
+        self._durable: tuple[Series, ...] = ()
         self._monotonic_s = SystemClock.monotonic_s
         self._turned_s = self._monotonic_s()
         self._dispatchers: Sequence[Dispatcher] = ()
@@ -68,9 +82,10 @@ class Vitals:
         self._still: list[str] = []
         self._state: Literal["starting", "ready", "draining"] = "starting"
 
-    def handles(self, dispatchers: Sequence[Dispatcher]) -> None:
+    def handles(self, dispatchers: Sequence[Dispatcher], broker: Broker, clock: Clock) -> None:
         """It handles from now on."""
         self._dispatchers = dispatchers
+        self._broker = (broker, clock)
         self._state = "ready"
 
     def drains(self) -> None:
@@ -100,7 +115,28 @@ class Vitals:
             drain_s=limits.drain_s,
             stuck_s=limits.stuck_s,
             reasons=tuple(self._reasons()),
+            series=tuple(self.series()),
         )
+
+    def series(self) -> Iterator[Series]:
+        """What this process has counted."""
+        for each in self._dispatchers:
+            yield from each.telemetry.series()
+        if self._broker is not None:
+            for step, durations in self._broker[0].times.items():
+                yield Series("eventlane_storage_seconds", (step,), durations.values)
+
+    async def durable(self) -> tuple[Series, ...]:
+        """What the broker has, a second old at most; nothing where it cannot be read."""
+        async with self._reading:
+            if self._broker is not None and self._monotonic_s() - self._read_s >= FRESH_S:
+                try:
+                    self._durable = await read_durable(*self._broker)
+                except EventlaneError as error:
+                    self._durable = ()
+                    log.warning("/metrics lacks what the broker has: %s", error)
+                self._read_s = self._monotonic_s()
+        return self._durable
 
     def pages(self) -> dict[str, Page]:
         """What is served where this process is the only one."""
@@ -108,7 +144,14 @@ class Vitals:
         def is_live() -> Answer:
             return live(is_live=self.report().is_turning)
 
-        return {"/live": is_live, "/ready": lambda: ready(self.report().all_reasons)}
+        async def gather() -> Sequence[Series]:
+            return (*self.series(), *await self.durable())
+
+        return {
+            "/live": is_live,
+            "/ready": lambda: ready(self.report().all_reasons),
+            "/metrics": page_of(gather, lambda: self._loop, lambda: tuple(self.series())),
+        }
 
     def _look(self) -> None:
         groups = {

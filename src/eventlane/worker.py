@@ -2,7 +2,8 @@
 
 A worker and its supervisor share a socket. The worker reports on it every second; when it is
 closed, the supervisor is gone, however it ended, and the worker ends at once. (The parent's death
-can be had as a signal on Linux alone.)
+can be had as a signal on Linux alone.) A byte from the supervisor asks for what the broker has, for
+`/metrics`.
 
 A supervisor alone counts signals: a second one means to end at once. A terminal sends Ctrl-C to
 all processes, and so may a service manager do with SIGTERM, so a worker takes any number of them
@@ -18,16 +19,20 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from types import FrameType
 
 import msgspec
 
 from eventlane.app import App
 from eventlane.background import stop_on_signals
+from eventlane.broker import Broker
+from eventlane.clock import Clock
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import HandlerStuck
-from eventlane.health import Address, HealthServer
+from eventlane.health import Address, HealthServer, Report
+from eventlane.metrics import Series
 from eventlane.vitals import Vitals
 
 __all__ = ["SIGNALS", "Link", "handle_alone", "handle_supervised"]
@@ -53,6 +58,9 @@ class Link:
         self._vitals: Vitals | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
+        self._sending = threading.Lock()
+        self._durable: Future[tuple[Series, ...]] | None = None
+        """Asked for, and not yet sent."""
         for number in (signal.SIGINT, signal.SIGHUP):
             # A function, since what handlers start would ignore the signal as well otherwise.
             signal.signal(number, _passes)
@@ -68,6 +76,8 @@ class Link:
     def close(self) -> None:
         """It has drained: signals that come now are late, and change nothing."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if self._vitals is not None:
+            self._send(self._vitals.report())  # what was counted last
 
     def _asked_to_stop(self, *_: object) -> None:
         if self._loop is None:
@@ -82,12 +92,32 @@ class Link:
             try:
                 if readable and not self._socket.recv(1):
                     os._exit(1)
-                if self._vitals is not None:
-                    report = self._vitals.report()
-                    pause_s = _REPORT_SOON_S if report.state == "starting" else _REPORT_S
-                    self._socket.sendall(_encode(report) + b"\n")
             except OSError:
                 os._exit(1)
+            if self._vitals is not None and self._loop is not None:
+                report = self._vitals.report()
+                if readable and self._durable is None and not self._loop.is_closed():
+                    asked = asyncio.run_coroutine_threadsafe(self._vitals.durable(), self._loop)
+                    self._durable = asked
+                report = self._with_durable(report)
+                is_asked = self._durable is not None and report.is_turning
+                is_awaited = report.state == "starting" or is_asked
+                pause_s = _REPORT_SOON_S if is_awaited else _REPORT_S
+                self._send(report)
+
+    def _with_durable(self, report: Report) -> Report:
+        if self._durable is None or not self._durable.done():
+            return report
+        answer, self._durable = self._durable, None
+        durable = () if answer.cancelled() or answer.exception() else answer.result()
+        return msgspec.structs.replace(report, durable=durable)
+
+    def _send(self, report: Report) -> None:
+        try:
+            with self._sending:
+                self._socket.sendall(_encode(report) + b"\n")
+        except OSError:
+            os._exit(1)
 
 
 def _passes(number: int, frame: FrameType | None) -> None:
@@ -129,7 +159,7 @@ async def _handle(app: App, stop: asyncio.Event, vitals: Vitals) -> None:
     watching = asyncio.create_task(vitals.watch(), name="eventlane vitals")
     try:
         async with app, app.handling():
-            vitals.handles(_dispatchers_of(app))
+            vitals.handles(_dispatchers_of(app), *_broker_of(app))
             await stop.wait()
             vitals.drains()
     except HandlerStuck as error:
@@ -147,6 +177,12 @@ async def _handle(app: App, stop: asyncio.Event, vitals: Vitals) -> None:
 def _limits_of(app: App) -> Limits:
     limits: Limits = getattr(app, "_limits")
     return limits
+
+
+def _broker_of(app: App) -> tuple[Broker, Clock]:
+    broker: Broker = getattr(app, "_connected")
+    clock: Clock = getattr(app, "_clock")
+    return broker, clock
 
 
 def _dispatchers_of(app: App) -> Sequence[Dispatcher]:

@@ -112,12 +112,19 @@ class Service:
 
     def ask(self, page: str) -> tuple[int, Any]:
         """What health says."""
+        status, body = self._get(page)
+        return status, json.loads(body)
+
+    def page(self, page: str) -> str:
+        return self._get(page)[1].decode()
+
+    def _get(self, page: str) -> tuple[int, bytes]:
         found = re.findall(r"health: http://127\.0\.0\.1:(\d+)", self.log)
         connection = http.client.HTTPConnection("127.0.0.1", int(found[-1]), timeout=PATIENCE_S)
         try:
             connection.request("GET", page)
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            return answer.status, answer.read()
         finally:
             connection.close()
 
@@ -212,6 +219,36 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(place: Path) -> None:
         service.send(signal.SIGTERM)
         assert service.wait() == 0, service.log
     assert (account_of(place).done, account_of(place).open) == (4, 0)
+
+
+def test_metrics_are_summed_over_workers_and_outlive_those_that_end(place: Path) -> None:
+    def told(line: str) -> Callable[[], bool]:
+        return lambda: line in service.page("/metrics")
+
+    attempts = 'eventlane_attempts_total{group="work",outcome="done"} %d\n'
+    with Service(place, "--workers", "2", *HEALTH) as service:
+        first, _ = service.until_ready(2)
+        publish(place, 1, 2)
+        service.until_done(1, 2)
+        service.until(told(attempts % 2), "both to be counted")
+        service.until(
+            told('eventlane_lag_events{group="work",topic="jobs",partition="0"} 0\n'), "lag"
+        )
+        done = 'eventlane_group_events{group="work",state="done"} %d\n'
+        service.until(told(done % 2), "the account")
+        assert told("eventlane_workers 2\n")()
+        for pid in service.ready_pids:
+            os.kill(pid, signal.SIGKILL)
+        service.until_ready(4)
+        publish(place, 3)
+        service.until_done(3)
+        service.until(told(attempts % 3), "what dead workers had, and one more")
+        service.until(told(done % 3), "the account afterwards")
+        assert told("eventlane_worker_failures_total 2\n")()
+        service.send_to_all(signal.SIGHUP)
+        service.until_logged("all workers were restarted")
+        assert told(attempts % 3)()
+        assert first not in service.ready_pids[2:]
 
 
 def test_ctrl_c_drains_and_health_says_so_meanwhile(place: Path) -> None:

@@ -211,6 +211,7 @@ def _run(
             **os.environ,
             "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{directory}",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",  # what is logged stays where it happens
             "NO_COLOR": "1",
             "COLUMNS": "80",
             # The plugin that this repository uses warns where nobody has said it.

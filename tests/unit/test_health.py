@@ -162,7 +162,7 @@ async def test_a_group_that_was_paused_stands_still_on_purpose() -> None:
         await works.app.publish_many([Job("a"), Job("b")])
         await works.begun.wait()
         vitals = Vitals(Limits(progress_s_max=1e-9))
-        vitals.handles(works.app._dispatchers)
+        vitals.handles(works.app._dispatchers, works.app._connected, works.app._clock)
         vitals._look()
         vitals._turned_s += 1
         vitals._look()

@@ -35,7 +35,9 @@ def add_command(commands: Any) -> None:
         help="start again when a .py file below the working directory changes; for development",
     )
     command.add_argument(
-        "--health", metavar="HOST:PORT", help="serve /live and /ready there; :PORT is 127.0.0.1"
+        "--health",
+        metavar="HOST:PORT",
+        help="serve /live, /ready and /metrics there; :PORT is 127.0.0.1",
     )
     # The worker's end of a socket that it shares with its supervisor.
     command.add_argument("--supervised", type=int, help=argparse.SUPPRESS)

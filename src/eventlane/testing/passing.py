@@ -88,6 +88,7 @@ class PassingBroker:
         self.real = real
         self.url = real.url
         self.durability = real.durability
+        self.times = real.times
 
     async def ensure_topic(self, topic: Topic) -> int:
         return await self.real.ensure_topic(topic)

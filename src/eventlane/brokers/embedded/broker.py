@@ -4,7 +4,7 @@ import asyncio
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -36,6 +36,7 @@ from eventlane.config import Limits
 from eventlane.errors import ConfigError, NotFound, StorageError
 from eventlane.failure import DeadLetter, LetterState
 from eventlane.message import Position, Record
+from eventlane.metrics import Histogram
 from eventlane.query import Query
 from eventlane.replay import (
     UNPACED,
@@ -127,6 +128,8 @@ class EmbeddedBroker:
         self._log = LogReader(file.reader, str(file.path))
         self._watch = Watch(file, self._log)
         self._members, self._writer = self._parts(file, limits, clock)
+        self.times: Mapping[str, Histogram] = self._writer.times
+        """See `Broker.times`."""
         self._topics: dict[str, LogTopic] = {}
         self._consumers: list[EmbeddedConsumer] = []
         self._closing: asyncio.Task[None] | None = None
