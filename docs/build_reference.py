@@ -166,9 +166,12 @@ PRINTED = {
     **dict.fromkeys(("archive", "restore"), _OPERATION),
     "ops list": "a list of `OperationStatus`",
     **dict.fromkeys(("ops show", "ops pause", "ops resume", "ops cancel"), _OPERATION),
-    **dict.fromkeys(("groups list", "groups pause", "groups resume", "groups rename"), _GROUPS),
+    **dict.fromkeys(
+        ("groups list", "groups pause", "groups resume", "groups rename", "groups forget"), _GROUPS
+    ),
     "groups reset": "a `ResetPlan`",
     "groups remove": "a `RemovalPlan`",
+    "backup": "an object with `directory` and `size_bytes`",
     "tail": "a `Message` on each line",
     "trace": "a `Trace`",
     "lane": "a list of `LaneView`",

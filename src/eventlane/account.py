@@ -23,6 +23,10 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
     open: int
     """Events from the watermark on without an outcome."""
     parked: int
+    waits_for: str | None = None
+    """The event type of which no live process has a handler, where it waits for one that has."""
+    is_cut: bool = False
+    """The log begins after the watermark: paused until a reset. See `Topic.size_bytes_max`."""
 
 
 class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +55,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int
     edited: int
     lost: int
-    """Removed by retention before the group saw them."""
+    """Removed by `size_bytes_max` of their topic while the group was absent."""
     pending: int = 0
     """Operators' commands that no owner has carried out yet, replays included."""
     paused: str | None = None
@@ -96,6 +100,8 @@ class TopicStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Events ever appended."""
     size_bytes: int
     """What the log holds of them now."""
+    size_bytes_max: int | None = None
+    """At which the oldest are removed, or publishing is refused."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +111,39 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """When it was read. What other processes have in flight or held may be `lease_s` older."""
     groups: dict[str, GroupStatus]
     topics: dict[str, TopicStatus]
+    disk_bytes: int = 0
+    """What is in use of the whole file, dead letters and parked events included."""
+    disk_bytes_max: int | None = None
+    """`Limits.disk_bytes_max` of the app that asks."""
+
+    @property
+    def near_caps(self) -> tuple[str, ...]:
+        """What is nearly at a hard cap, in sentences that say what will happen."""
+        near = [
+            f"topic {name} holds {_share(topic.size_bytes, topic.size_bytes_max)} of its "
+            f"size_bytes_max: there {self._at_cap(name)}"
+            for name, topic in sorted(self.topics.items())
+            if _is_near(topic.size_bytes, topic.size_bytes_max)
+        ]
+        if _is_near(self.disk_bytes, self.disk_bytes_max):
+            near.append(
+                f"the file holds {_share(self.disk_bytes, self.disk_bytes_max)} of "
+                "disk_bytes_max: there publishing is refused"
+            )
+        return tuple(near)
+
+    def _at_cap(self, topic: str) -> str:
+        behind = [
+            name
+            for name, group in sorted(self.groups.items())
+            if any(each.topic == topic and each.open for each in group.partitions)
+        ]
+        present = [name for name in behind if not self.groups[name].is_absent]
+        if present:
+            return f"publishing is refused while {', '.join(present)} has not handled the oldest"
+        if behind:
+            return f"the oldest events are lost to {', '.join(behind)}, which no process handles"
+        return "the oldest events are removed"
 
     def group(self, name: str) -> GroupStatus:
         """The account of one group.
@@ -114,6 +153,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         """
         refuse_unknown_group(name, self.groups)
         return self.groups[name]
+
+
+_NEAR = 0.8
+
+
+def _is_near(size_bytes: int, cap: int | None) -> bool:
+    return cap is not None and size_bytes >= _NEAR * cap
+
+
+def _share(size_bytes: int, cap: int | None) -> str:
+    return f"{size_bytes / cap:.0%}" if cap else ""
 
 
 def refuse_unknown_group(name: str, known: Iterable[str]) -> None:

@@ -305,6 +305,27 @@ class Operators(Protocol):
         """
         ...
 
+    async def backup(self, directory: str) -> int:
+        """Copy what is stored, as it is at one moment, into a directory; nobody waits for it.
+
+        Returns:
+            The size of the copy in bytes.
+
+        Raises:
+            Refused: The directory has a broker; nothing was written.
+            StorageError: The copy cannot be written; there is none.
+        """
+        ...
+
+    async def forget_type(self, group: str, event_type: str, *, actor: str, reason: str) -> None:
+        """Forget that members which are dead by now have handled an event type.
+
+        Raises:
+            NotFound: There is no such group, or no member of it is recorded with that type.
+            Refused: A live member handles it; nothing was changed.
+        """
+        ...
+
 
 class Queries(Protocol):
     """What people read. A query never waits for a writer."""

@@ -106,6 +106,8 @@ class Limits:
     """... in at least so many lanes."""
     event_bytes_max: int = 1_048_576
     """The size of one serialised event."""
+    disk_bytes_max: int | None = None
+    """What the whole file may hold; beyond it publishing is refused, settling never. None: all."""
     publish_queue_max: int = 100_000
     """Events between `publish` and the disk; beyond it publishing waits."""
     publish_timeout_s: float = 30.0
@@ -122,12 +124,14 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
             hint = f" Leave it out for the default, {field.default!r}."
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ConfigError(
                     f"Limits({field.name}={value!r}): expected a number greater than 0.{hint}"
                 )
-            if field.type is int:
+            if field.type in (int, int | None):
                 where = f"Limits({field.name}"
                 number(where, value, least=1, most=_COUNT_MAX, whole=True, hint=hint)
         if self.stall_s_max >= self.lease_s:

@@ -10,6 +10,7 @@ EventlaneError
 │   └── PublishTimeout     ... there was no room in the queue in time
 ├── Unavailable            a broker cannot be reached, or is closed
 ├── StorageError           the disk or the file: full, read-only, damaged, locked
+│   └── StorageFull        ... a cap of yours is reached: publishing is refused, settling is not
 ├── Fenced                 another process owns the partition by now; nothing was written
 ├── Conflict               somebody else changed it first
 ├── NotFound               there is no such topic, group or dead letter
@@ -35,6 +36,7 @@ __all__ = [
     "PublishTimeout",
     "Refused",
     "StorageError",
+    "StorageFull",
     "TooLarge",
     "Unavailable",
     "Undecodable",
@@ -96,6 +98,13 @@ class Unavailable(EventlaneError):
 
 class StorageError(EventlaneError):
     """The disk or the file refused: full, read-only, damaged, or locked for too long."""
+
+
+class StorageFull(StorageError):
+    """A topic is at its `size_bytes_max`, or the file at `Limits.disk_bytes_max`.
+
+    Nothing was published. It can be tried again once the groups have gone on.
+    """
 
 
 class Fenced(EventlaneError):

@@ -42,7 +42,13 @@ def _nothing_is_open(dispatchers: Sequence[Dispatcher], status: Status) -> bool:
     for dispatcher in dispatchers:
         group = status.groups[dispatcher.plan.name]
         # Whether it is paused, the account says: a resume may not have reached the dispatcher yet.
-        if group.paused is None and (group.pending or (group.open and not dispatcher.is_blocked)):
+        if group.paused is not None:
+            continue
+        # These go on only with another process, or an operator.
+        waits = sum(
+            each.open for each in group.partitions if each.is_cut or each.waits_for is not None
+        )
+        if group.pending or (group.open > waits and not dispatcher.is_blocked):
             return False
     return True
 

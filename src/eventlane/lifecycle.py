@@ -128,6 +128,51 @@ class Lifecycle(Operating):
             dry_run=dry_run,
         )
 
+    async def forget_type(
+        self, group: str, event_type: str, *, reason: str, actor: str | None = None
+    ) -> None:
+        """Forget that a group handles an event type, of which no process has a handler any more.
+
+        What a killed process handled is remembered as long as others of its group live: a partition
+        with such an event next waits for a process that has the handler. Where there will be none,
+        this lets it go on, and events of that type are skipped.
+
+        Args:
+            group: Which.
+            event_type: Its name, as `status` says it.
+            reason: Kept with the change.
+            actor: Who does it; the app and its host by default.
+
+        Raises:
+            NotFound: There is no such group, or it is not recorded with that type.
+            Refused: A live process handles it; the message says which. Nothing was changed.
+            Unavailable: The app is not connected.
+        """
+        await self._connected.forget_type(
+            group, event_type, actor=actor or self._actor, reason=checked_reason(reason)
+        )
+
+    async def backup(self, directory: str) -> int:
+        """Copy the broker, as it is at one moment, into a directory of its own, while it is used.
+
+        The copy is a broker: `App("embedded:DIRECTORY")` opens it. What was acknowledged before
+        the call is in it, each event with its outcome. Publishers and handlers wait for nothing.
+
+        Durability: the copy is durable when this returns; before, the directory has no broker.
+
+        Args:
+            directory: Where to; it is made, and must have no broker yet.
+
+        Returns:
+            The size of the copy in bytes.
+
+        Raises:
+            Refused: The directory has a broker already; nothing was written.
+            StorageError: The copy cannot be written; there is none.
+            Unavailable: The app is not connected.
+        """
+        return await self._connected.backup(directory)
+
 
 def _check_target(to: ResetTo) -> None:
     given: object = to

@@ -22,6 +22,9 @@ class Topic:
 
     `partitions` holds when the topic is created; `retention_s` and `retention_bytes` (of the whole
     topic) say how long its messages are kept: never less than the slowest group needs.
+    `size_bytes_max` is hard. At that size the oldest messages are removed; those that only groups
+    without a process for `Limits.absent_s` have not handled are lost to these. Where a group that
+    has a process still needs them, publishing to the topic is refused.
 
     Raises:
         ConfigError: the name or a number is out of bounds.
@@ -32,6 +35,7 @@ class Topic:
     partitions: int | None = None
     retention_s: float | None = None
     retention_bytes: int | None = None
+    size_bytes_max: int | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -46,9 +50,14 @@ class Topic:
                 f"Topic name: expected a name that does not end in '.dlq', got {name!r}; "
                 "Eventlane keeps these for dead letters, choose another"
             )
-        for option in ("partitions", "retention_bytes"):
+        for option in ("partitions", "retention_bytes", "size_bytes_max"):
             self._refuse_unless_positive(option, "an int of at least 1", int)
         self._refuse_unless_positive("retention_s", "a positive number of seconds", int, float)
+        if (self.retention_bytes or 0) > (self.size_bytes_max or math.inf):
+            raise ConfigError(
+                f"Topic {self.name!r}: expected retention_bytes of at most size_bytes_max="
+                f"{self.size_bytes_max}, got {self.retention_bytes}; what is kept is never more"
+            )
 
     def _refuse_unless_positive(self, option: str, expected: str, *kinds: type) -> None:
         number = getattr(self, option)

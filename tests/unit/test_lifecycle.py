@@ -94,6 +94,7 @@ async def test_a_change_of_a_group_needs_a_reason(app: Any) -> None:
         lambda: app.reset(GROUP, "first", reason=" "),
         lambda: app.rename_group(GROUP, "other", reason=""),
         lambda: app.remove_group(GROUP, typed_name=GROUP, reason=""),
+        lambda: app.forget_type(GROUP, "Thing", reason=""),
     ]
     for call in calls:
         with pytest.raises(ConfigError, match="expected some words"):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventlane import App, ConfigError, Conflict, EventlaneError, NotFound, Refused
-from eventlane.cli import changes, events, groups, letters, look, operations, prove, run
+from eventlane.cli import backup, changes, events, groups, letters, look, operations, prove, run
 from eventlane.cli.arguments import NotConfirmed, Parser, add_place, place
 from eventlane.cli.loading import load_app
 from eventlane.cli.output import plain, show_line
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_place(made)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for each in (look, letters, changes, operations, groups, events):
+    for each in (look, letters, changes, operations, groups, events, backup):
         each.add_commands(commands)
     run.add_command(commands)
     prove.add_command(commands)

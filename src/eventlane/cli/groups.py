@@ -30,7 +30,7 @@ _TO = "first, now, a time as in 2026-11-25T10:00 (UTC), or TOPIC/PARTITION=OFFSE
 def add_commands(commands: Any) -> None:
     """Add the commands."""
     groups = commands.add_parser("groups", help="the groups").add_subparsers(
-        required=True, metavar="list|pause|resume|rename|reset|remove"
+        required=True, metavar="list|pause|resume|rename|reset|remove|forget"
     )
     listed = groups.add_parser("list", help="who handles them, and what they wait for")
     listed.set_defaults(does=_list)
@@ -49,9 +49,13 @@ def add_commands(commands: Any) -> None:
         groups, "remove", _remove, "forget its positions and dead letters; the log stays"
     )
     remove.add_argument("--yes-remove", metavar="GROUP", help="its name once more: you are sure")
+    forget = _command(
+        groups, "forget", _forget, "an event type of which no process has a handler any more"
+    )
+    forget.add_argument("event_type", metavar="TYPE", help="its name, as status says it")
     for each in (reset, remove):
         each.add_argument("--dry-run", action="store_true", help="say what it would do, do nothing")
-    for each in (pause, rename, reset, remove):
+    for each in (pause, rename, reset, remove, forget):
         add_change(each)
     resume.add_argument("--actor", metavar="WHO", help="who you are (default: login and host)")
 
@@ -134,6 +138,20 @@ async def _rename(app: App, options: argparse.Namespace) -> int:
         say(
             f"{options.group} is called {options.new} now. Rename it in the code too, or a new "
             f"group {options.group} starts from its beginning.",
+            style="bold",
+        )
+    return await _list(app, options)
+
+
+async def _forget(app: App, options: argparse.Namespace) -> int:
+    await now_of(app, options.group)
+    await app.forget_type(
+        options.group, options.event_type, reason=reason_of(options), actor=actor_of(options)
+    )
+    if not options.json:
+        say(
+            f"{options.group} is not expected to handle {options.event_type} any more: what "
+            "waited for it goes on, and events of that type are skipped.",
             style="bold",
         )
     return await _list(app, options)

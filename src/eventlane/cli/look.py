@@ -96,6 +96,8 @@ async def _status(app: App, options: argparse.Namespace) -> int:
 
 def _sentences(status: Status) -> Iterator[tuple[str, str]]:
     """What is wrong, and what it costs: each with its style."""
+    for sentence in status.near_caps:
+        yield "yellow", f"{sentence}."
     for name, group in sorted(status.groups.items()):
         holds = list(_holds(name, group))
         for style, sentence in holds:
@@ -121,8 +123,8 @@ def _sentences(status: Status) -> Iterator[tuple[str, str]]:
             yield (
                 "red",
                 (
-                    f"{name} has lost {counted(group.lost, 'event')}: retention removed them from "
-                    "the log before it came to them."
+                    f"{name} has lost {counted(group.lost, 'event')}: they were "
+                    "removed from the log while it was absent."
                 ),
             )
         if not group.balances:
@@ -164,6 +166,18 @@ def _hints(status: Status, options: argparse.Namespace) -> Iterator[tuple[str, s
         yield "what is dead", command(options, "failures", "list")
     if any(group.pending for _, group in groups):
         yield "what is asked", command(options, "ops", "list")
+    for name, group in groups:
+        if any(each.is_cut for each in group.partitions):
+            yield (
+                "see the reset",
+                command(options, "groups", "reset", name, "--to", "first", "--dry-run"),
+            )
+            break
+    for name, group in groups:
+        missing = next((each.waits_for for each in group.partitions if each.waits_for), None)
+        if missing is not None:
+            yield "forget the type", command(options, "groups", "forget", name, missing)
+            break
     for name, group in groups:
         if group.paused is not None:
             yield "let it go on", command(options, "groups", "resume", name)
@@ -230,9 +244,13 @@ async def _topics(app: App, options: argparse.Namespace) -> int:
         (
             Column("topic", least=20),
             *("partitions", "published", Column("log keeps", is_right=True)),
+            Column("at most", is_right=True),
         ),
         (
-            (name, topic.partitions, topic.published, size(topic.size_bytes))
+            (
+                *(name, topic.partitions, topic.published, size(topic.size_bytes)),
+                "" if topic.size_bytes_max is None else size(topic.size_bytes_max),
+            )
             for name, topic in sorted(topics.items())
         ),
     )

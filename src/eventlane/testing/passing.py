@@ -173,6 +173,12 @@ class PassingBroker:
     ) -> RemovalPlan:
         return await self.real.remove_group(group, actor=actor, reason=reason, dry_run=dry_run)
 
+    async def backup(self, directory: str) -> int:
+        return await self.real.backup(directory)
+
+    async def forget_type(self, group: str, event_type: str, *, actor: str, reason: str) -> None:
+        await self.real.forget_type(group, event_type, actor=actor, reason=reason)
+
     async def lane(self, topic: str, key: bytes) -> Sequence[LaneView]:
         return await self.real.lane(topic, key)
 

@@ -4,7 +4,7 @@ Each member here is a process as far as the broker can tell: it opens the storag
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from eventlane.app import App
 from eventlane.broker import Consumer
 from eventlane.clock import SystemClock, sleep
-from eventlane.errors import ConfigError
+from eventlane.errors import ConfigError, NotFound, Refused
 from eventlane.event import event
 from eventlane.handler import Context
 from eventlane.retry import Retry
@@ -268,3 +268,20 @@ async def apps_of_other_names_and_handlers_are_refused_and_new_versions_are_not(
         await next_version.leave()
         await first.leave()
         assert (await acquired(await two.join(other))).watermark == 1
+
+
+async def a_type_that_a_live_member_handles_is_not_forgotten(make: Factory) -> None:
+    """Only what nobody alive handles can be forgotten; a wrong name is told the nearest."""
+    async with make() as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1))
+        member = await broker.join(spec(types=((TOPIC, "Thing"), (TOPIC, "Paid"))))
+        await acquired(member)
+
+        def forget(group: str, event_type: str) -> Awaitable[None]:
+            return broker.forget_type(group, event_type, actor="me", reason="no longer sent")
+
+        await refused(Refused, lambda: forget(GROUP, "Paid"), "'Paid'", "process", "app")
+        await refused(NotFound, lambda: forget(GROUP, "Payd"), "Did you mean 'Paid'?")
+        await refused(NotFound, lambda: forget("grop", "Paid"), GROUP)
+        await member.leave()
+        await refused(NotFound, lambda: forget(GROUP, "Paid"), "recorded with none")

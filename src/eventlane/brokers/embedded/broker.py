@@ -21,6 +21,8 @@ from eventlane.brokers.embedded import (
     selection,
     tracing,
 )
+from eventlane.brokers.embedded.backup import copy_file
+from eventlane.brokers.embedded.caps import Caps, absent
 from eventlane.brokers.embedded.consumer import EmbeddedConsumer
 from eventlane.brokers.embedded.file import File, Synchronous
 from eventlane.brokers.embedded.inspection import snapshot
@@ -30,6 +32,7 @@ from eventlane.brokers.embedded.operators import By, Wanted
 from eventlane.brokers.embedded.retention import trim
 from eventlane.brokers.embedded.status import read_status
 from eventlane.brokers.embedded.watch import Watch
+from eventlane.brokers.embedded.work import Transaction
 from eventlane.brokers.embedded.writer import Writer
 from eventlane.clock import Clock
 from eventlane.config import Limits
@@ -135,12 +138,15 @@ class EmbeddedBroker:
         self._closing: asyncio.Task[None] | None = None
         self._retention = self._loop.call_later(_RETENTION_INTERVAL_S, self._retain)
         self._retaining: asyncio.Task[None] | None = None
+        self._copies: set[asyncio.Future[int]] = set()
 
     def _parts(self, file: File, limits: Limits, clock: Clock) -> tuple[Members, Writer]:
         # A method of its own, so that a simulation can do without threads, locks and sockets.
         self._watch.use_bells()
         members = Members(file.directory, lease_s=limits.lease_s, stall_s_max=limits.stall_s_max)
-        return members, Writer(file, limits, clock, self._watch.tell, ring=self._watch.ring)
+        caps = Caps(str(file.path), limits, members)
+        tell, ring = self._watch.tell, self._watch.ring
+        return members, Writer(file, limits, clock, tell, ring=ring, caps=caps)
 
     # --- the log ----------------------------------------------------------------------------
 
@@ -192,7 +198,15 @@ class EmbeddedBroker:
 
     async def run_retention(self, now_ms: int) -> None:
         """Remove what is too old or too much by now; the broker does it by itself every minute."""
-        while await self._writer.change(lambda transaction: trim(transaction, now_ms)):
+
+        def step(transaction: Transaction) -> bool:
+            return trim(
+                transaction,
+                now_ms,
+                absent(transaction.connection, self._members, now_ms, self._limits.absent_s),
+            )
+
+        while await self._writer.change(step):
             pass
 
     # --- groups -----------------------------------------------------------------------------
@@ -341,6 +355,8 @@ class EmbeddedBroker:
                 self._members.alive(),
                 now_ms=self._clock.now_ms(),
                 absent_s_max=self._limits.absent_s,
+                is_alive=self._members.is_alive,
+                disk_bytes_max=self._limits.disk_bytes_max,
             )
 
     async def dead_letters(
@@ -437,6 +453,23 @@ class EmbeddedBroker:
             lambda change: lifecycle.remove(change, group, by, members=self._members)
         )
 
+    async def forget_type(self, group: str, event_type: str, *, actor: str, reason: str) -> None:
+        """See `Operators.forget_type`."""
+        by = By(actor, reason, self._clock.now_ms())
+        await self._writer.change(
+            lambda change: lifecycle.forget_type(
+                change, group, event_type, by, members=self._members
+            )
+        )
+
+    async def backup(self, directory: str) -> int:
+        """See `Operators.backup`."""
+        # Closing must wait for it: the last connection of all would checkpoint out of turn.
+        copying = asyncio.ensure_future(asyncio.to_thread(copy_file, self._file, Path(directory)))
+        self._copies.add(copying)
+        copying.add_done_callback(self._copies.discard)
+        return await asyncio.shield(copying)
+
     async def lane(self, topic: str, key: bytes) -> Sequence[LaneView]:
         """See `Queries.lane`."""
         return await inspection.lane_views(
@@ -464,6 +497,8 @@ class EmbeddedBroker:
         self._retention.cancel()
         if self._retaining is not None:
             await asyncio.wait((self._retaining,))
+        if self._copies:
+            await asyncio.wait(self._copies)
         try:
             for consumer in self._consumers:
                 await consumer.leave()
@@ -501,5 +536,7 @@ class EmbeddedBroker:
         try:
             await self._writer.change(lambda transaction: groups.seen(transaction, alive, now_ms))
             await self.run_retention(now_ms)
+            for sentence in (await self.status()).near_caps:
+                _log.warning("%s: %s", self.url, sentence)
         except StorageError:
             _log.exception("%s: retention failed; it is tried again in a minute", self.url)

@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from eventlane.brokers.embedded.filesystem import check_file_system
 from eventlane.brokers.embedded.lock import WriteLock
 from eventlane.errors import ConfigError, EventlaneError, StorageError, Unavailable
 
-__all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error"]
+__all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error", "sync"]
 
 _APPLICATION_ID = 0x656C616E
 """`elan`, in the header of the file."""
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _BUSY_TIMEOUT_S = 1.0
 """Only a safety net: writers queue on the lock, and readers wait for nobody."""
 
@@ -46,8 +47,10 @@ CREATE TABLE topic (
     name TEXT PRIMARY KEY,
     partitions INTEGER NOT NULL,
     retention_s REAL,
-    retention_bytes INTEGER
+    retention_bytes INTEGER,
+    size_bytes_max INTEGER
 ) WITHOUT ROWID;
+CREATE INDEX topic_with_cap ON topic (name) WHERE size_bytes_max IS NOT NULL;
 
 -- Where a partition begins, once retention has removed batches from it. Where it ends is said by
 -- its last batch, so that an append writes one row.
@@ -337,7 +340,7 @@ class File:
         """Open the file; make it, and its directory, where they do not exist.
 
         Raises:
-            ConfigError: The operating system is not served.
+            ConfigError: The operating system is not served, or a network file system.
             StorageError: The directory or the file cannot be used.
         """
         if sys.platform not in ("linux", "darwin"):
@@ -346,6 +349,8 @@ class File:
                 "locks and its durability would not hold; use a networked broker."
             )
         self.directory = directory = directory.absolute()
+        if synchronous != "OFF":  # else it is this process's own, and temporary
+            check_file_system(directory)
         self.path = directory / "eventlane.db"
         self._synchronous = synchronous
         self._closed = False
@@ -356,7 +361,7 @@ class File:
             if synchronous == "FULL":
                 # A file is as durable as the entries of the directories that lead to it.
                 for each in (directory, *(made.parent for made in missing)):
-                    _sync(each)
+                    sync(each)
             self.lock = WriteLock(directory, lease_s)
         except OSError as error:
             raise StorageError(
@@ -451,6 +456,14 @@ class File:
             raise storage_error(error, self.path) from error
         return connection
 
+    def connect_reader(self) -> sqlite3.Connection:
+        """Open another connection that only reads, for a thread of its own.
+
+        Raises:
+            StorageError: The file cannot be opened.
+        """
+        return self._connect(reads_only=True)
+
     @contextmanager
     def reading(self) -> Generator[None]:
         """Translate what goes wrong.
@@ -485,8 +498,9 @@ class File:
             self.lock.close()
 
 
-def _sync(directory: Path) -> None:
-    entry = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the entries of a directory, durable."""
+    entry = os.open(path, os.O_RDONLY)
     try:
         os.fsync(entry)
     finally:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from eventlane.brokers.embedded import failures
+from eventlane.brokers.embedded import failures, owners
 from eventlane.brokers.embedded.failures import AT, Place
-from eventlane.brokers.embedded.log import decode_batch, end_of, start_of
+from eventlane.brokers.embedded.log import decode_batch, end_of, open_between, start_of
 from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.operators import By, refuse_unknown
 from eventlane.brokers.embedded.owners import decode_runs
@@ -24,7 +24,7 @@ from eventlane.errors import NotFound, Refused
 from eventlane.views import PartitionReset, RemovalPlan, ResetPlan, ResetTo
 from eventlane.wording import did_you_mean
 
-__all__ = ["plan_removal", "plan_reset", "remove", "rename", "reset"]
+__all__ = ["forget_type", "plan_removal", "plan_reset", "remove", "rename", "reset"]
 
 _WAS_RESET = "the group was reset"
 _NONE = msgspec.msgpack.encode(())
@@ -139,9 +139,9 @@ def _plan_partition(
     place = (group, at.topic, at.partition)
     runs = decode_runs(at.settled)
     parked, parked_below = _parked(connection, place, target)
-    unsettled_below = max(0, target - at.watermark) - sum(
-        max(0, min(stop, target) - start) for start, stop in runs
-    )
+    # What retention has removed is lost, and nobody passes over it.
+    start, _ = start_of(connection, at.topic, at.partition)
+    unsettled_below = open_between(max(start, at.watermark), target, runs)
     settled_from = max(0, at.watermark - target) + sum(
         max(0, stop - max(start, target)) for start, stop in runs
     )
@@ -252,6 +252,15 @@ def rename(transaction: Transaction, old: str, new: str, by: By, *, members: Mem
     transaction.alters = True
 
 
+def forget_type(
+    transaction: Transaction, group: str, event_type: str, by: By, *, members: Members
+) -> None:
+    """See `Operators.forget_type`."""
+    refuse_unknown(transaction.connection, group)
+    owners.forget(transaction, group, event_type, members)
+    audit(transaction, Audited("forget", *by, detail=event_type), [(group, None)])
+
+
 def plan_removal(connection: sqlite3.Connection, group: str) -> RemovalPlan:
     """What would be lost with a group: see `Operators.remove_group`.
 
@@ -268,8 +277,9 @@ def plan_removal(connection: sqlite3.Connection, group: str) -> RemovalPlan:
     ).fetchall():
         topics.add(topic)
         parked += parked_here
+        start, _ = start_of(connection, topic, partition)
         end, _ = end_of(connection, topic, partition)
-        waiting += end - watermark - sum(stop - start for start, stop in decode_runs(settled))
+        waiting += open_between(max(start, watermark), end, decode_runs(settled))
     of_group = "consumer_group = ?"
     return RemovalPlan(
         group=group,

@@ -28,8 +28,10 @@ __all__ = [
     "decode_batch",
     "end_of",
     "ensure_topic",
+    "open_between",
     "rows",
     "start_of",
+    "used_bytes",
 ]
 
 _PARTITIONS_DEFAULT = 8
@@ -176,6 +178,20 @@ def bytes_before(connection: sqlite3.Connection, topic: str, partition: int, off
     return row[0] if row else start_of(connection, topic, partition)[1]
 
 
+def open_between(start: int, end: int, settled: Iterable[tuple[int, int]]) -> int:
+    """How many offsets of a range are in no run of settled ones."""
+    over = (max(0, min(stop, end) - max(first, start)) for first, stop in settled)
+    return max(0, end - start) - sum(over)
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """What is in use of the file; the pages that are free are used again before it grows."""
+    page: int = connection.execute("PRAGMA page_size").fetchone()[0]
+    count: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return page * (count - free)
+
+
 def ensure_topic(connection: sqlite3.Connection, topic: Topic) -> int:
     """See `Broker.ensure_topic`; settings that are given replace those that are stored."""
     row = connection.execute(
@@ -184,9 +200,12 @@ def ensure_topic(connection: sqlite3.Connection, topic: Topic) -> int:
     if row is None:
         partitions = topic.partitions or _PARTITIONS_DEFAULT
         connection.execute(
-            "INSERT INTO topic (name, partitions, retention_s, retention_bytes) "
-            "VALUES (?, ?, ?, ?)",
-            (topic.name, partitions, topic.retention_s, topic.retention_bytes),
+            "INSERT INTO topic (name, partitions, retention_s, retention_bytes, size_bytes_max) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (
+                *(topic.name, partitions, topic.retention_s, topic.retention_bytes),
+                topic.size_bytes_max,
+            ),
         )
         connection.executemany(
             "INSERT INTO partition (topic, partition) VALUES (?, ?)",
@@ -202,8 +221,9 @@ def ensure_topic(connection: sqlite3.Connection, topic: Topic) -> int:
         )
     connection.execute(
         "UPDATE topic SET retention_s = coalesce(?, retention_s), "
-        "retention_bytes = coalesce(?, retention_bytes) WHERE name = ?",
-        (topic.retention_s, topic.retention_bytes, topic.name),
+        "retention_bytes = coalesce(?, retention_bytes), "
+        "size_bytes_max = coalesce(?, size_bytes_max) WHERE name = ?",
+        (topic.retention_s, topic.retention_bytes, topic.size_bytes_max, topic.name),
     )
     return partitions
 

@@ -17,11 +17,12 @@ from eventlane.brokers.embedded.log import end_of
 from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.config import Limits
-from eventlane.errors import ConfigError
+from eventlane.errors import ConfigError, NotFound, Refused
 from eventlane.settlement import Acquired, GroupSpec
 from eventlane.sharing import Claim, Place, Share, share_of
 from eventlane.span import runs_of
 from eventlane.suspects import AHEAD_MIN, ALONE_IN_GROUP, LANES_AT_WORK_MAX
+from eventlane.wording import did_you_mean
 
 __all__ = [
     "Ownership",
@@ -29,6 +30,7 @@ __all__ = [
     "decode_runs",
     "decode_suspects",
     "elsewhere",
+    "forget",
     "leave",
     "mark_suspects",
     "ownerships",
@@ -36,6 +38,7 @@ __all__ = [
     "release",
     "share",
     "suspect",
+    "waiting",
 ]
 
 _COMMANDS_MAX = 4_000
@@ -58,6 +61,8 @@ class Ownership(NamedTuple):
     epoch: int
     needs: tuple[str, ...]
     """Event types for which it was given up by members without a handler, the newest last."""
+    is_cut: bool
+    """Retention has overtaken the group: nobody is to have it until an operator resets it."""
 
     @property
     def place(self) -> Place:
@@ -68,12 +73,13 @@ class Ownership(NamedTuple):
 def ownerships(connection: sqlite3.Connection, spec: GroupSpec) -> list[Ownership]:
     """Who owns the partitions of the topics that a member of a group handles."""
     rows = connection.execute(
-        "SELECT topic, partition, owner, epoch, needs FROM progress WHERE consumer_group = ?",
+        "SELECT topic, partition, owner, epoch, needs, watermark < first_offset FROM progress "
+        "JOIN partition USING (topic, partition) WHERE consumer_group = ?",
         (spec.name,),
     )
     return [
-        Ownership(topic, partition, owner, epoch, _decode_needs(needs))
-        for topic, partition, owner, epoch, needs in rows
+        Ownership(topic, partition, owner, epoch, _decode_needs(needs), bool(is_cut))
+        for topic, partition, owner, epoch, needs, is_cut in rows
         if topic in spec.topics
     ]
 
@@ -157,6 +163,71 @@ def leave(transaction: Transaction, group: str, member: str) -> None:
     transaction.alters = True
 
 
+def forget(transaction: Transaction, group: str, event_type: str, members: Members) -> None:
+    """Forget that dead members have handled a type: it is nobody's, and no partition waits for it.
+
+    Raises:
+        NotFound: No member is recorded with it.
+        Refused: A live member handles it.
+    """
+    known = _types(transaction.connection, group)
+    names = {name for types in known.values() for _, name in types}
+    if event_type not in names:
+        hint = did_you_mean(event_type, names) if names else "It is recorded with none."
+        raise NotFound(
+            f"group {group!r}: expected an event type that it is recorded to handle, got "
+            f"{event_type!r}. {hint} Nothing was changed"
+        )
+    for member, types in known.items():
+        heartbeat = members.heartbeat(member)
+        if heartbeat is not None and any(name == event_type for _, name in types):
+            raise Refused(
+                f"group {group!r}: expected a type that only ended processes have handled, got "
+                f"{event_type!r}, which process {heartbeat.pid} on {heartbeat.host} (app "
+                f"{heartbeat.app!r}) handles; stop it, or deploy it without that handler, first. "
+                "Nothing was changed"
+            )
+    transaction.execute(
+        "DELETE FROM member_type WHERE consumer_group = ? AND event_type = ?", (group, event_type)
+    )
+    # That this changes is also what makes the members share out the partitions anew.
+    for topic, partition, needs in transaction.execute(
+        "SELECT topic, partition, needs FROM progress WHERE consumer_group = ? AND needs != '[]'",
+        (group,),
+    ).fetchall():
+        kept = _encode_needs([each for each in _decode_needs(needs) if each != event_type])
+        transaction.execute(
+            "UPDATE progress SET needs = ? "
+            "WHERE consumer_group = ? AND topic = ? AND partition = ?",
+            (kept.decode(), group, topic, partition),
+        )
+    transaction.alters = True
+
+
+def waiting(
+    connection: sqlite3.Connection, is_alive: Callable[[str], bool]
+) -> dict[tuple[str, str, int], str]:
+    """Partitions that nobody alive owns or could have, by group, with the type that is missing.
+
+    A group without any live member is not among them: whoever comes first begins anew.
+    """
+    found: dict[tuple[str, str, int], str] = {}
+    known: dict[str, dict[str, set[tuple[str, str]]]] = {}
+    for group, topic, partition, owner, needs in connection.execute(
+        "SELECT consumer_group, topic, partition, owner, needs FROM progress WHERE needs != '[]'"
+    ).fetchall():
+        if group not in known:
+            known[group] = _types(connection, group)
+        takers = {each: types for each, types in known[group].items() if is_alive(each)}
+        handled = set[tuple[str, str]]().union(*known[group].values())
+        needed = [(topic, each) for each in _decode_needs(needs) if (topic, each) in handled]
+        if not takers or not needed or (owner is not None and is_alive(owner)):
+            continue
+        if not (_able(takers, topic, needed) or _able(takers, topic, needed[-1:])):
+            found[group, topic, partition] = needed[-1][1]
+    return found
+
+
 # --- partitions -------------------------------------------------------------------------------
 
 
@@ -166,7 +237,9 @@ def share(connection: sqlite3.Connection, spec: GroupSpec, member: str, members:
     takers = {each: types for each, types in known.items() if members.is_taking(each)}
     handled = set[tuple[str, str]]().union(*known.values())
     claims: list[Claim] = []
-    for topic, partition, owner, _, needs in ownerships(connection, spec):
+    for topic, partition, owner, _, needs, is_cut in ownerships(connection, spec):
+        if is_cut:
+            continue
         needed = [(topic, each) for each in needs if (topic, each) in handled]
         able = _able(takers, topic, needed) or _able(takers, topic, needed[-1:])
         lives = owner is not None and (owner in takers or members.is_alive(owner))

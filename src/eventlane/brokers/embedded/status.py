@@ -1,15 +1,22 @@
 """The account of all groups and topics, read at one moment."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from eventlane.account import GroupStatus, PartitionStatus, Status, TopicStatus
 from eventlane.brokers.embedded.failures import decode_offsets
 from eventlane.brokers.embedded.letters import utc
-from eventlane.brokers.embedded.log import End, bytes_before, end_of, start_of
+from eventlane.brokers.embedded.log import (
+    End,
+    bytes_before,
+    end_of,
+    open_between,
+    start_of,
+    used_bytes,
+)
 from eventlane.brokers.embedded.members import Heartbeat
 from eventlane.brokers.embedded.overview import pending_letters
-from eventlane.brokers.embedded.owners import decode_runs
+from eventlane.brokers.embedded.owners import decode_runs, waiting
 
 __all__ = ["read_status"]
 
@@ -57,6 +64,19 @@ class _Account:
             f"{place} is stopped by the dead letter at offset {offset}: replay or archive it"
             for place, offset in self.stopped.items()
         )
+        waits = (
+            f"{each.topic}[{each.partition}] waits for a member with a handler for "
+            f"{each.waits_for!r}: start a process that has one; or, if none will have one, "
+            "forget that type, and its events are skipped"
+            for each in self.partitions
+            if each.waits_for is not None
+        )
+        cut = (
+            f"{each.topic}[{each.partition}] is paused: size_bytes_max of its topic has removed "
+            "events that the group had not handled while it was absent; a reset continues it"
+            for each in self.partitions
+            if each.is_cut
+        )
         reported = (sentence for each in alive for sentence in each.blocked)
         done, parked, dead, archived, skipped, edited, lost = self.counters
         return GroupStatus(
@@ -77,7 +97,7 @@ class _Account:
             absent_s=absent_s,
             is_absent=absent_s > absent_s_max,
             retained_bytes=self.retained_bytes,
-            blocked=tuple(dict.fromkeys((*stopped, *reported))),
+            blocked=tuple(dict.fromkeys((*stopped, *cut, *waits, *reported))),
             partitions=tuple(self.partitions),
         )
 
@@ -88,21 +108,32 @@ def read_status(
     *,
     now_ms: int,
     absent_s_max: float,
+    is_alive: Callable[[str], bool],
+    disk_bytes_max: int | None = None,
 ) -> Status:
-    """See `Queries.status`; within a transaction, so that all of it is of one moment."""
+    """See `Queries.status`; within a transaction, so that all of it is of one moment.
+
+    `is_alive` says whether the member with an id lives.
+    """
     connection.execute("BEGIN")
     try:
+        waits = waiting(connection, is_alive)
         ends: dict[tuple[str, int], End] = {}
         topics: dict[str, TopicStatus] = {}
-        for name, partitions in connection.execute("SELECT name, partitions FROM topic"):
+        starts: dict[tuple[str, int], int] = {}
+        for name, partitions, size_bytes_max in connection.execute(
+            "SELECT name, partitions, size_bytes_max FROM topic"
+        ):
             size_bytes = 0
             for partition in range(partitions):
                 end = ends[name, partition] = end_of(connection, name, partition)
-                size_bytes += end[1] - start_of(connection, name, partition)[1]
+                starts[name, partition], first_bytes = start_of(connection, name, partition)
+                size_bytes += end[1] - first_bytes
             topics[name] = TopicStatus(
                 partitions=partitions,
                 published=sum(ends[name, partition][0] for partition in range(partitions)),
                 size_bytes=size_bytes,
+                size_bytes_max=size_bytes_max,
             )
         accounts = {
             name: _Account(paused, seen_ms)
@@ -120,8 +151,12 @@ def read_status(
                 partition=partition,
                 watermark=watermark,
                 end=end_offset,
-                open=end_offset - watermark - sum(b - a for a, b in decode_runs(settled)),
+                open=open_between(
+                    max(watermark, starts[topic, partition]), end_offset, decode_runs(settled)
+                ),
                 parked=counters[1],
+                waits_for=waits.get((group, topic, partition)),
+                is_cut=watermark < starts[topic, partition],
             )
             account.add(start, at, counters)
             if watermark < end_offset:
@@ -136,6 +171,7 @@ def read_status(
                 accounts[group].pending += pending
         for group, topic, partition, blockers in connection.execute(_STOPS):
             accounts[group].stop(f"{topic}[{partition}]", min(decode_offsets(blockers)))
+        disk_bytes = used_bytes(connection)
     finally:
         connection.execute("COMMIT")
     return Status(
@@ -147,4 +183,6 @@ def read_status(
             for name, account in accounts.items()
         },
         topics=topics,
+        disk_bytes=disk_bytes,
+        disk_bytes_max=disk_bytes_max,
     )

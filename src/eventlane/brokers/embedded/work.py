@@ -6,13 +6,13 @@ which is anything else. Who waits for an item has a future.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 from zlib import crc32
 
 from eventlane.brokers.embedded.log import LogTopic, LogWriter, Row, rows
-from eventlane.errors import StorageError
+from eventlane.errors import StorageError, StorageFull
 from eventlane.message import Position, Record
 
 __all__ = [
@@ -135,6 +135,23 @@ class Work:
         """See `Transaction.alters`."""
         self.error: Exception | None = None
         """Why nothing at all was written."""
+        self.refused: list[tuple[Item, StorageFull]] = []
+        """What is not among the items any more, and why."""
+
+    def refuse(self, full: Mapping[str, StorageFull]) -> None:
+        """Leave out what would be published to some topics; an append to several wholly."""
+        kept: list[Item] = []
+        for item in self.items:
+            topics = _topics_of(item)
+            why = next((full[name] for name in topics if name in full), None)
+            if why is None:
+                kept.append(item)
+            else:
+                self.refused.append((item, why))
+        self.items = kept
+        self.others = [item for item in kept if not isinstance(item, tuple)]
+        self.stretches = []
+        self.pack()
 
     def pack(self) -> None:
         """Order what is appended by partition, in the order of the calls, and pack it to rows."""
@@ -176,6 +193,8 @@ class Work:
 
     def tell(self) -> None:
         """Give everybody who waits his result, in the event loop."""
+        for item, why in self.refused:
+            fail(item, why)
         if self.error is not None:
             for item in self.items:
                 fail(item, self.error)
@@ -194,6 +213,13 @@ class Work:
                 item.future.set_result(item.result if isinstance(item, Change) else None)
 
 
+def _topics_of(item: Item) -> Sequence[str]:
+    """What it publishes to."""
+    if isinstance(item, tuple):
+        return (item[0].name,)
+    return [topic.name for topic, _ in item.parts] if isinstance(item, Append) else ()
+
+
 def fail(item: Item, error: Exception) -> None:
     """Tell who waits for an item that it was not written."""
     future: asyncio.Future[Any] = item[2] if isinstance(item, tuple) else item.future
@@ -201,7 +227,7 @@ def fail(item: Item, error: Exception) -> None:
         return
     if isinstance(error, StorageError):
         # A new object for each waiter: raising one adds to its traceback.
-        own = StorageError(*error.args)
+        own = type(error)(*error.args)
         own.__cause__ = error.__cause__
         error = own
     future.set_exception(error)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from eventlane.brokers.embedded.caps import Caps
 from eventlane.brokers.embedded.file import File, storage_error
 from eventlane.brokers.embedded.log import LogTopic, LogWriter
 from eventlane.brokers.embedded.work import Append, Change, Item, Transaction, Work, fail
@@ -41,6 +42,7 @@ class Writer:
         tell: Callable[[set[str], bool], None],
         *,
         ring: Callable[[set[str], bool], None] | None = None,
+        caps: Caps,
     ) -> None:
         """Start the thread.
 
@@ -50,6 +52,7 @@ class Writer:
             clock: says when a batch was appended.
             tell: called in the event loop after each transaction, with the topics that have grown
                 and whether owners, commands or pauses changed.
+            caps: says what there is no room for.
             ring: called in the thread with the same, to wake other processes.
         """
         self._file = file
@@ -61,6 +64,7 @@ class Writer:
         self._monotonic_s = SystemClock.monotonic_s
         self._tell = tell
         self._ring_others = ring
+        self._caps = caps
         self._loop = asyncio.get_running_loop()
         self.times = {step: Histogram() for step in ("turn", "transaction", "commit")}
         """See `Broker.times`."""
@@ -242,6 +246,10 @@ class Writer:
     def _fill(self, work: Work) -> None:
         self._log.begin(self._clock.now_ms())
         transaction = Transaction(self._connection, self._log)
+        if work.stretches:
+            full = self._caps.full(transaction, work.stretches, self._clock.now_ms())
+            if full:
+                work.refuse(full)
         for stretch in work.stretches:
             stretch.base = self._log.append(stretch.topic, stretch.partition, stretch.rows)
             transaction.topics.add(stretch.topic)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from eventlane.app import App
 from eventlane.broker import Broker, Consumer
 from eventlane.brokers.embedded.broker import EmbeddedBroker
+from eventlane.brokers.embedded.caps import Caps
 from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.members import Heartbeat, Member, Members
 from eventlane.brokers.embedded.work import Change, Item, Transaction, Work
@@ -139,9 +140,11 @@ class _Broker(EmbeddedBroker):
         )
 
     def _parts(self, file: File, limits: Limits, clock: Clock) -> tuple[Members, Writer]:
-        self._committer = _Writer(file, limits, clock, self._watch.tell)
+        members = _Members(self._process, limits)
+        caps = Caps(str(file.path), limits, members)
+        self._committer = _Writer(file, limits, clock, self._watch.tell, caps=caps)
         self._committer.begin(self._process, self._observer)
-        return _Members(self._process, limits), self._committer
+        return members, self._committer
 
     async def join(self, group: GroupSpec) -> Consumer:
         return _Consumer(await super().join(group), group, self._process, self._committer)

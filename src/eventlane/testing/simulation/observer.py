@@ -191,7 +191,9 @@ class Observer:
 
     def final(self, *, idle: bool, now_ms: int) -> Final:
         """All that is left in the end."""
-        status = read_status(self._connection, (), now_ms=now_ms, absent_s_max=1e9)
+        status = read_status(
+            self._connection, (), now_ms=now_ms, absent_s_max=1e9, is_alive=lambda _: False
+        )
         logs, dlq = self._logs()
         return Final(
             idle=idle,
