@@ -161,7 +161,7 @@ class Punctual:
             self._not_before_ns[event.order_id] = time.time_ns() + round(delay_s * 1e9)
             return RetryLater(delay_s)
         now_ns, not_before_ns = time.time_ns(), self._not_before_ns[event.order_id]
-        if now_ns // NS_PER_MS < not_before_ns // NS_PER_MS:
+        if now_ns < not_before_ns:
             self.early.append(event.order_id)
         self.late_ms.append((now_ns - not_before_ns) / NS_PER_MS)
         if len(self.late_ms) == self._expected:

@@ -1,6 +1,7 @@
 """Time, as a parameter: the only place in the library that asks the system for it."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -45,6 +46,10 @@ class Clock(Protocol):
         """Milliseconds of wall time since 1970 in UTC."""
         ...
 
+    def after_ms(self, delay_s: float) -> int:
+        """Wall time at which so many seconds have passed, at least; now if they are 0."""
+        ...
+
     def monotonic_s(self) -> float:
         """Seconds on a clock that never goes back, from an arbitrary start."""
         ...
@@ -69,6 +74,11 @@ class SystemClock:
     def now_ms(self) -> int:
         """See `Clock.now_ms`."""
         return time.time_ns() // 1_000_000
+
+    def after_ms(self, delay_s: float) -> int:
+        """See `Clock.after_ms`."""
+        # One more, since now was rounded down.
+        return self.now_ms() + math.ceil(delay_s * 1000) + 1 if delay_s else self.now_ms()
 
     monotonic_s = staticmethod(time.monotonic)
     """See `Clock.monotonic_s`."""

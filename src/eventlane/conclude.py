@@ -20,7 +20,7 @@ from eventlane.guard import GroupGuard, Guard
 from eventlane.handler import Delivery, Trouble
 from eventlane.lanes import Lanes
 from eventlane.notice import notice_of
-from eventlane.outcome import Dead, Done, Outcome, Pause, RetryLater, Skipped
+from eventlane.outcome import DELAY_S_MAX, Dead, Done, Outcome, Pause, RetryLater, Skipped
 from eventlane.retry import Retry, bounded, decide, in_force
 from eventlane.routing import Route
 from eventlane.subscription import GroupPlan, Subscription
@@ -292,7 +292,7 @@ class Concluder:
             started_ms=self._clock.now_ms() - int(duration_s * 1000),
             duration_s=duration_s,
             delay_s=delay_s,
-            extra_s=extra_s,
+            due_ms=self._clock.after_ms(min(delay_s + extra_s, DELAY_S_MAX)),
         )
 
 

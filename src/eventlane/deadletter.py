@@ -12,7 +12,7 @@ from eventlane.errors import Undecodable
 from eventlane.failure import HOST, Attempt, Attempts, DeadLetter, Disposition, Stage
 from eventlane.handler import Context
 from eventlane.message import EVENT_TYPE, derived_id, headers_of
-from eventlane.outcome import DELAY_S_MAX, LaneOnDead
+from eventlane.outcome import LaneOnDead
 from eventlane.retry import Retry, text_of
 
 __all__ = [
@@ -45,9 +45,12 @@ def attempts_after(
     started_ms: int,
     duration_s: float,
     delay_s: float,
-    extra_s: float = 0.0,
+    due_ms: int,
 ) -> Attempts:
-    """What is stored after a failed run that is to be tried again in `delay_s` and `extra_s`."""
+    """What is stored after a failed run that is to be tried again.
+
+    Due is what the policy says, `delay_s`, or later if there are too many retries.
+    """
     before = None if delivery.trouble is None else delivery.trouble.attempts
     now_ms = started_ms + int(duration_s * 1000)
     planned_s = actual_s = 0.0
@@ -69,8 +72,7 @@ def attempts_after(
     return Attempts(
         offset=delivery.offset,
         count=delivery.attempt,
-        # Rounded up: due is a floor, and a retry is never early.
-        due_ms=now_ms + -int(-min(delay_s + extra_s, DELAY_S_MAX) * 1000 // 1),
+        due_ms=due_ms,
         first_failed_ms=before.first_failed_ms if before else now_ms,
         timeouts=(before.timeouts if before else 0) + isinstance(error, HandlerTimeout),
         history=_bounded(history),

@@ -33,6 +33,11 @@ class ManualClock:
         """See `Clock.now_ms`."""
         return self._now_ms
 
+    def after_ms(self, delay_s: float) -> int:
+        """See `Clock.after_ms`."""
+        # Rounded up, but not by what a float is off: 8.036 s * 1000 is a trace above 8036.
+        return self.now_ms() + math.ceil(round(delay_s * 1000, 6))
+
     def monotonic_s(self) -> float:
         """See `Clock.monotonic_s`."""
         return (self._now_ms - self._start_ms) / 1000
@@ -41,7 +46,6 @@ class ManualClock:
         """See `Clock.call_later`."""
         self._count += 1
         scheduled = _Scheduled(callback)
-        # Rounded up, but not by what a float is off: 8.036 s * 1000 is a trace above 8036.
         due_ms = self._now_ms + math.ceil(round(delay_s * 1000, 6))
         heapq.heappush(self._timers, (due_ms, self._count, scheduled))
         return scheduled

@@ -7,6 +7,7 @@ ever: then nothing that waits in it goes on, and no `finally` of it has any effe
 
 import asyncio
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -36,6 +37,10 @@ class Clock:
         now_ms = _START_MS + int(self._schedule.now_s * 1000) + self.shift_ms
         self.latest_ms = max(self.latest_ms, now_ms)
         return now_ms
+
+    def after_ms(self, delay_s: float) -> int:
+        """See `eventlane.clock.Clock`."""
+        return self.now_ms() + math.ceil(delay_s * 1000) + 1 if delay_s else self.now_ms()
 
     def monotonic_s(self) -> float:
         """See `eventlane.clock.Clock`."""
