@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
 def run(names: Sequence[str], *, repeats: int, scale: float = 1.0) -> list[Result]:
     """Run benchmarks, each in a directory of its own that is gone afterwards."""
     console = Console(stderr=True)
+    # What dies in a benchmark is meant to, and is counted there.
+    logging.getLogger("eventlane").setLevel(logging.CRITICAL)
     results: list[Result] = []
     for each in chosen(names):
         console.print(f"[dim]{each.name} …[/dim]")
