@@ -60,8 +60,6 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
 def run(names: Sequence[str], *, repeats: int, scale: float = 1.0) -> list[Result]:
     """Run benchmarks, each in a directory of its own that is gone afterwards."""
     console = Console(stderr=True)
-    # What dies in a benchmark is meant to, and is counted there.
-    logging.getLogger("eventlane").setLevel(logging.CRITICAL)
     results: list[Result] = []
     for each in chosen(names):
         console.print(f"[dim]{each.name} …[/dim]")
@@ -106,6 +104,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: expected 1 or more")
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    # What dies in a benchmark is meant to, and is counted there.
+    logging.getLogger("eventlane").setLevel(logging.CRITICAL)
     results = run(options.only, repeats=options.repeats)
     if options.json is not None:
         rows = msgspec.json.encode([result.row for result in results])
