@@ -11,7 +11,7 @@ Three parts do not mix: what a partition's **owner** writes, under the epoch tha
 carry out (`Operators`); and what **people** read (`Queries`).
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -457,10 +457,16 @@ class Broker(Operators, Queries, Protocol):
         """
         ...
 
-    async def append(self, appends: Sequence[tuple[str, Sequence[Record]]]) -> None:
+    async def append(
+        self,
+        appends: Sequence[tuple[str, Sequence[Record]]],
+        *,
+        begun: Callable[[], None] | None = None,
+    ) -> None:
         """Append many records to one or more topics in one step: see `publish`.
 
-        Where the broker has transactions it is all or nothing.
+        Where the broker has transactions it is all or nothing. `begun` is called as soon as only
+        the disk or a server is waited for: what the caller does from then on delays nothing.
         """
         ...
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from itertools import chain, islice
 
 from eventlane.broker import Broker
-from eventlane.clock import yield_to_loop
 from eventlane.errors import EventlaneError, EventRefused, PublishFailed, PublishTimeout
 from eventlane.message import Record
 from eventlane.serde.outgoing import Serialiser
@@ -60,10 +59,11 @@ async def publish_in_chunks(
             await land()
             in_flight = chunk.copy()
             chunk.clear()
-            writing = asyncio.create_task(_append(broker, records))
-            # Lets the task hand its chunk to the writer, so that it is written while the next one
-            # is serialised.
-            await yield_to_loop()
+            # The next chunk is serialised while the disk works on this one, and not before: Python
+            # does one thing at a time, and whatever is done first delays the other.
+            begun = asyncio.Event()
+            writing = asyncio.create_task(_append(broker, records, begun))
+            await begun.wait()
         await land()
     except Exception as error:  # also whatever the source of the events raises
         if writing is not None:
@@ -81,8 +81,11 @@ async def publish_in_chunks(
     return published
 
 
-async def _append(broker: Broker, records: dict[str, list[Record]]) -> None:
-    await broker.append(list(records.items()))
+async def _append(broker: Broker, records: dict[str, list[Record]], begun: asyncio.Event) -> None:
+    try:
+        await broker.append([*records.items()], begun=begun.set)
+    finally:
+        begun.set()
 
 
 async def _chunks(

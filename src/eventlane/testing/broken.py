@@ -62,9 +62,14 @@ class _Late(PassingBroker):
         self._late.append((topic, record))
         return Position(topic, 0, (await self.real.ends(topic))[0][1])
 
-    async def append(self, appends: Sequence[tuple[str, Sequence[Record]]]) -> None:
+    async def append(
+        self,
+        appends: Sequence[tuple[str, Sequence[Record]]],
+        *,
+        begun: Callable[[], None] | None = None,
+    ) -> None:
         await self._write()
-        await self.real.append(appends)
+        await self.real.append(appends, begun=begun)
 
     async def _write(self) -> None:
         while self._late:
@@ -86,8 +91,14 @@ class _AcknowledgesEarly(_Late):
 class _Reorders(PassingBroker):
     """Writes many events in the wrong order."""
 
-    async def append(self, appends: Sequence[tuple[str, Sequence[Record]]]) -> None:
-        await self.real.append([(topic, list(reversed(records))) for topic, records in appends])
+    async def append(
+        self,
+        appends: Sequence[tuple[str, Sequence[Record]]],
+        *,
+        begun: Callable[[], None] | None = None,
+    ) -> None:
+        turned = [(topic, list(reversed(records))) for topic, records in appends]
+        await self.real.append(turned, begun=begun)
 
 
 class _Skips(PassingBroker):

@@ -1,6 +1,6 @@
 """A broker that passes everything on to another one: what a broken one is made from."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from eventlane.account import Status
@@ -96,8 +96,13 @@ class PassingBroker:
     def publish(self, topic: str, record: Record) -> Awaitable[Position]:
         return self.real.publish(topic, record)
 
-    async def append(self, appends: Sequence[tuple[str, Sequence[Record]]]) -> None:
-        await self.real.append(appends)
+    async def append(
+        self,
+        appends: Sequence[tuple[str, Sequence[Record]]],
+        *,
+        begun: Callable[[], None] | None = None,
+    ) -> None:
+        await self.real.append(appends, begun=begun)
 
     async def join(self, group: GroupSpec) -> Consumer:
         return self.consumer(await self.real.join(group), group)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -165,13 +165,19 @@ class EmbeddedBroker:
         log_topic = self._topics.get(topic) or self._topic_named(topic)
         return self._writer.publish(log_topic, record)
 
-    async def append(self, appends: Sequence[tuple[str, Sequence[Record]]]) -> None:
+    async def append(
+        self,
+        appends: Sequence[tuple[str, Sequence[Record]]],
+        *,
+        begun: Callable[[], None] | None = None,
+    ) -> None:
         """See `Broker.append`: all or nothing.
 
         Raises:
             PublishTimeout: The queue had no room in time; nothing was written.
         """
-        await self._writer.append([(self._topic_named(name), records) for name, records in appends])
+        parts = [(self._topic_named(name), records) for name, records in appends]
+        await self._writer.append(parts, begun)
 
     async def ends(self, topic: str) -> Sequence[tuple[int, int]]:
         """See `Broker.ends`.

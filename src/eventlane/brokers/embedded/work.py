@@ -33,13 +33,16 @@ Publish = tuple[LogTopic, Record, "asyncio.Future[Position]"]
 class Append:
     """Records for some topics, all or nothing."""
 
-    __slots__ = ("count", "future", "parts")
+    __slots__ = ("begun", "count", "future", "parts")
 
     def __init__(
         self,
         parts: Sequence[tuple[LogTopic, Sequence[Record]]],
         future: "asyncio.Future[None]",
+        begun: Callable[[], None] | None = None,
     ) -> None:
+        """`begun` is called in the event loop when only the commit is left to do."""
+        self.begun = begun
         self.parts = parts
         self.count = sum(len(records) for _, records in parts)
         self.future = future
@@ -137,6 +140,11 @@ class Work:
         """Why nothing at all was written."""
         self.refused: list[tuple[Item, StorageFull]] = []
         """What is not among the items any more, and why."""
+
+    @property
+    def begun(self) -> list[Callable[[], None]]:
+        """Who wants to know that only the commit is left to do."""
+        return [each.begun for each in self.others if isinstance(each, Append) and each.begun]
 
     def refuse(self, full: Mapping[str, StorageFull]) -> None:
         """Leave out what would be published to some topics; an append to several wholly."""

@@ -90,10 +90,14 @@ class Writer:
             self._wait_for_room((topic, record, future), limited=True)
         return future
 
-    def append(self, parts: Sequence[tuple[LogTopic, Sequence[Record]]]) -> "asyncio.Future[None]":
+    def append(
+        self,
+        parts: Sequence[tuple[LogTopic, Sequence[Record]]],
+        begun: Callable[[], None] | None = None,
+    ) -> "asyncio.Future[None]":
         """See `Broker.append`."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._put(Append(parts, future), limited=True)
+        self._put(Append(parts, future, begun), limited=True)
         return future
 
     def change(self, run: Callable[[Transaction], T]) -> "asyncio.Future[T]":
@@ -226,6 +230,9 @@ class Writer:
                 try:
                     self._fill(work)
                     filled_s = self._monotonic_s()
+                    # Up to here this thread needs the interpreter at each step; a commit does not.
+                    for begun in work.begun:
+                        self._loop.call_soon_threadsafe(begun)
                     connection.execute("COMMIT")
                     committed_s = self._monotonic_s()
                 except BaseException:
