@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import logging
 import shlex
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -26,6 +28,8 @@ __all__ = ["Options", "demonstrate"]
 
 RATE_PER_S = 200.0
 """Slow enough to watch, fast enough for 5,000 orders in half a minute."""
+LOG = "eventlane.log"
+"""In the data directory: what dies, pauses or is out. Beside the display it would only be noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +61,12 @@ async def demonstrate(options: Options, console: Console) -> bool:
         InputUnusable: the data package is missing.
     """
     directory = options.data or Path(tempfile.mkdtemp(prefix="eventlane-orders-"))
-    with open_run(
-        directory, orders=options.orders, stock_share=options.stock_share, seed=options.seed
-    ) as run:
+    with (
+        open_run(
+            directory, orders=options.orders, stock_share=options.stock_share, seed=options.seed
+        ) as run,
+        _logged(directory / LOG),
+    ):
         return await _conduct(options, run, directory, console)
 
 
@@ -69,7 +76,11 @@ async def _conduct(options: Options, run: Run, directory: Path, console: Console
         flow = await stack.enter_async_context(
             open_flow(run, url=url, directory=directory, smtp=options.smtp)
         )
-        footer = {"data": str(directory), "mail server": str(flow.smtp)}
+        footer = {
+            "data": str(directory),
+            "log": str(directory / LOG),
+            "mail server": str(flow.smtp),
+        }
         stack.callback(_print_lines, console, footer)
         progress = Progress(flow, footer=footer)
         if not options.headless:
@@ -136,3 +147,16 @@ def _command_that_continues(options: Options, directory: Path) -> str:
     if options.broker:
         arguments.append(f"--broker {shlex.quote(options.broker)}")
     return f'make demo ARGS="{" ".join(arguments)}"'
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    logger = logging.getLogger("eventlane")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
