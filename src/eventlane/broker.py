@@ -217,6 +217,7 @@ class Operators(Protocol):
 
         Raises:
             NotFound: There is no such letter or topic; nothing was changed.
+            StorageFull: The topic or the file is at its cap; nothing was changed.
         """
         ...
 

@@ -320,6 +320,7 @@ class Operating:
             Refused: The app does not allow it (`App(allow_republish=True)`), or the topic is one of
                 dead letters; nothing was changed.
             NotFound: There is no such letter.
+            StorageFull: The topic or the file is at its cap; nothing was changed.
             Unavailable: The app is not connected.
         """
         broker, why = self._connected, checked_reason(reason)

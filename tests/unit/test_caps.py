@@ -71,6 +71,28 @@ async def test_at_the_cap_publishing_is_refused_while_a_present_group_holds_it(
     assert (first, (await group(broker)).lost) == (20, 0)
 
 
+async def test_at_the_cap_an_operator_republishes_nothing_and_edits_all_the_same(
+    broker: Any,
+) -> None:
+    consumer = await broker.join(spec())
+    own = await acquired(consumer)
+    await fill(broker, 1)
+    dead = letter(own, 0, record("a", "0"))
+    lane = LaneState(lane=b"a", blockers=(0,))
+    await consumer.settle([settlement(own, 1, dead=[dead], lanes=[lane])])
+    await fill_up(broker)
+    before = await broker.ends(TOPIC)
+    big = record("a", "x" * 2000)
+    with pytest.raises(StorageFull, match="size_bytes_max=10,000"):
+        await broker.republish(dead.id, big, actor="me", reason="for the others")
+    assert await broker.ends(TOPIC) == before
+    history = await broker.letter_history(dead.id)
+    assert "republish" not in [each.action for each in history]
+    # The child of an edit is kept with the letters, and is not published.
+    await broker.edit(dead.id, big, diff="all of it", actor="me", reason="wrong")
+    assert await broker.ends(TOPIC) == before
+
+
 async def test_a_topic_at_its_cap_refuses_only_what_is_for_it(broker: Any) -> None:
     await broker.ensure_topic(Topic("others", partitions=1))
     await broker.join(spec())

@@ -316,6 +316,7 @@ class EmbeddedBroker:
 
         Raises:
             NotFound: There is no such letter.
+            StorageFull: A cap is reached; nothing was written.
         """
         by = By(actor, reason, self._clock.now_ms())
         found = await self.dead_letters(ids=[letter], state=None)
@@ -323,7 +324,9 @@ class EmbeddedBroker:
             raise NotFound(f"dead letter {letter}: there is none; nothing was changed")
         topic = self._topic_named(found[0].topic)
         return await self._writer.change(
-            lambda change: operators.republish(change, letter, record, topic, by)
+            lambda change: operators.republish(
+                change, letter, record, topic, by, caps=self._writer.caps
+            )
         )
 
     async def pause_operation(self, id: int, *, actor: str, reason: str) -> None:

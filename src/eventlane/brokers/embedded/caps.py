@@ -6,14 +6,15 @@ events included: a handler that has run could not be told, and its outcome must 
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from eventlane.brokers.embedded.log import used_bytes
+from eventlane.brokers.embedded.log import rows, used_bytes
 from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.retention import make_room
 from eventlane.brokers.embedded.work import Stretch, Transaction
 from eventlane.config import Limits
 from eventlane.errors import StorageFull
+from eventlane.message import Record
 
 __all__ = ["Caps", "absent"]
 
@@ -44,16 +45,37 @@ class Caps:
         self, transaction: Transaction, stretches: Sequence[Stretch], now_ms: int
     ) -> dict[str, StorageFull]:
         """The topics to which these must not be written, after room was made for them."""
-        caps: dict[str, int] = dict(
-            transaction.execute(
-                "SELECT name, size_bytes_max FROM topic WHERE size_bytes_max IS NOT NULL"
-            ).fetchall()
-        )
+        caps = self._caps(transaction)
         if not caps and self._disk_bytes_max is None:
             return {}
         wanted = Counter[str]()
         for stretch in stretches:
             wanted[stretch.topic] += sum(len(row.records) for row in stretch.rows)
+        return self._full(transaction, wanted, caps, now_ms)
+
+    def check(
+        self, transaction: Transaction, topic: str, records: Sequence[Record], now_ms: int
+    ) -> None:
+        """Make room for records that an operator publishes.
+
+        Raises:
+            StorageFull: There is none.
+        """
+        wanted = {topic: sum(len(row.records) for row in rows(records))}
+        full = self._full(transaction, wanted, self._caps(transaction), now_ms)
+        if full:
+            raise full[topic]
+
+    def _caps(self, transaction: Transaction) -> dict[str, int]:
+        return dict(
+            transaction.execute(
+                "SELECT name, size_bytes_max FROM topic WHERE size_bytes_max IS NOT NULL"
+            ).fetchall()
+        )
+
+    def _full(
+        self, transaction: Transaction, wanted: Mapping[str, int], caps: dict[str, int], now_ms: int
+    ) -> dict[str, StorageFull]:
         full: dict[str, StorageFull] = {}
         for topic, size_bytes in wanted.items():
             if topic in caps and not self._has_room(

@@ -14,6 +14,7 @@ import msgspec
 
 from eventlane.account import refuse_unknown_group
 from eventlane.brokers.embedded import operations
+from eventlane.brokers.embedded.caps import Caps
 from eventlane.brokers.embedded.failures import LETTER, LETTER_COLUMNS, letter_from
 from eventlane.brokers.embedded.groups import pause
 from eventlane.brokers.embedded.letters import utc
@@ -148,10 +149,17 @@ def edit(transaction: Transaction, letter: UUID, record: Record, diff: str, by: 
 
 
 def republish(
-    transaction: Transaction, letter: UUID, record: Record, topic: LogTopic, by: By
+    transaction: Transaction,
+    letter: UUID,
+    record: Record,
+    topic: LogTopic,
+    by: By,
+    *,
+    caps: Caps,
 ) -> Position:
     """See `Operators.republish`."""
     original = _letter(transaction, letter)
+    caps.check(transaction, topic.name, [record], by.now_ms)
     (partition,) = transaction.append(topic, [record])
     end, _ = end_of(transaction.connection, topic.name, partition)
     position = Position(topic.name, partition, end - 1)

@@ -64,7 +64,7 @@ class Writer:
         self._monotonic_s = SystemClock.monotonic_s
         self._tell = tell
         self._ring_others = ring
-        self._caps = caps
+        self.caps = caps
         self._loop = asyncio.get_running_loop()
         self.times = {step: Histogram() for step in ("turn", "transaction", "commit")}
         """See `Broker.times`."""
@@ -254,7 +254,7 @@ class Writer:
         self._log.begin(self._clock.now_ms())
         transaction = Transaction(self._connection, self._log)
         if work.stretches:
-            full = self._caps.full(transaction, work.stretches, self._clock.now_ms())
+            full = self.caps.full(transaction, work.stretches, self._clock.now_ms())
             if full:
                 work.refuse(full)
         for stretch in work.stretches:
