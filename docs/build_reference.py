@@ -43,6 +43,7 @@ SECTIONS = {
     ],
     "Groups": ["ResetPlan", "PartitionReset", "RemovalPlan"],
     "The account": ["Status", "GroupStatus", "PartitionStatus", "TopicStatus"],
+    "A check-up": ["Finding"],
     "Bounds and time": ["Limits", "Clock"],
 }
 """What belongs together; errors, tests and what is new here follow."""
@@ -56,7 +57,8 @@ SHORT = {
 """Short names that signatures use."""
 
 GIVEN = {
-    *("Attempt", "Context", "DeadLetter", "DeadLettered", "FailureSummary", "GroupStatus"),
+    *("Attempt", "Context", "DeadLetter", "DeadLettered", "FailureSummary", "Finding"),
+    "GroupStatus",
     *("GroupTrace", "LaneFront", "LaneView", "LeftOut", "LetterEvent", "Message", "Operation"),
     *(
         "OperationStatus",
@@ -159,6 +161,7 @@ PRINTED = {
         "an object with `open`, `parked`, `retained_bytes`, `members` and `partitions` (a list of "
         "`PartitionStatus`) for each group"
     ),
+    "doctor": "a list of `Finding`",
     "topics": "an object with a `TopicStatus` for each topic",
     "failures list": "a list of `DeadLetter`; with `--by-cause` of `FailureSummary`",
     "failures show": "a `DeadLetter`, with `changes`, a list of `LetterEvent`",

@@ -66,7 +66,7 @@ LEVELS = (
     ),
     (
         *("background", "editing", "handling", "idle", "inspecting", "lifecycle", "operating"),
-        *("operation", "publishing", "reading", "topics"),
+        *("doctor", "operation", "publishing", "reading", "topics"),
     ),
     ("app", "health", "scraping", "supervisor", "testing", "vitals", "worker"),
     ("",),  # eventlane itself: the public surface
@@ -166,6 +166,10 @@ CATCH_ALL = {
     "src/eventlane/brokers/embedded/writer.py": (
         2,
         "the thread must outlive what a caller's change raises: it is handed to the caller",
+    ),
+    "src/eventlane/brokers/embedded/checkup.py": (
+        1,
+        "what a damaged file has may make anything raise anything: it is a finding",
     ),
     "src/eventlane/publishing.py": (
         1,

@@ -37,6 +37,7 @@ from eventlane.retry import Retry
 from eventlane.topic import Topic
 from eventlane.views import (
     FailureSummary,
+    Finding,
     GroupTrace,
     LaneFront,
     LaneView,
@@ -65,6 +66,7 @@ __all__ = [
     "EventlaneError",
     "FailureSummary",
     "Fenced",
+    "Finding",
     "GroupStatus",
     "GroupTrace",
     "Handler",

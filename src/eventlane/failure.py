@@ -1,6 +1,6 @@
 """What is kept of an event that fails: its attempts, and in the end its dead letter."""
 
-import os
+import platform
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ from eventlane.outcome import LaneOnDead
 
 __all__ = ["HOST", "Attempt", "Attempts", "DeadLetter", "Disposition", "LetterState", "Stage"]
 
-HOST = os.uname().nodename
+HOST = platform.node()
 """Where this process runs, as attempts, dead letters and the audit have it."""
 
 Stage = Literal["decode", "validate", "handle", "timeout", "crash"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from eventlane.background import cancelling_group
 from eventlane.broker import Broker, Consumer
-from eventlane.clock import Clock, yield_to_loop
+from eventlane.clock import Clock, SteadyClock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError
@@ -72,7 +72,7 @@ async def handling(
             )
         state = await stack.enter_async_context(entered)
         consumers = await _join_all(broker, plans, app)
-        quarantine, wall = Quarantine(), WallClock(clock)
+        quarantine, wall, steady = Quarantine(), WallClock(clock), SteadyClock(clock)
         dispatchers = [
             Dispatcher(
                 plan,
@@ -87,7 +87,7 @@ async def handling(
                 state=state,
                 serialise=serialise,
                 ensure_topic=ensure_topic,
-                clock=clock,
+                clock=steady,
                 limits=limits,
                 moved=moved,
             )

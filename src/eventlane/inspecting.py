@@ -1,20 +1,34 @@
 """Looking at one key, or at one event: why it waits, and where it went."""
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from eventlane.broker import Broker
-from eventlane.config import number
+from eventlane.clock import Clock
+from eventlane.config import Limits, number
+from eventlane.doctor import examine
 from eventlane.errors import ConfigError
 from eventlane.event import Key, event_type, key_bytes
-from eventlane.views import LaneView, Trace
+from eventlane.subscription import Subscription
+from eventlane.topics import Topics
+from eventlane.views import Finding, LaneView, Trace
 
 __all__ = ["Inspecting"]
 
 
 class Inspecting:
-    """The part of `App` that answers questions about a key or an event."""
+    """The part of `App` that answers questions about a key, an event, or all of it."""
+
+    url: str
+    name: str
+    _options: dict[str, Any]
+    _subscriptions: list[Subscription]
+    _topics: Topics
+    _limits: Limits
+    _clock: Clock
 
     @property
     def _connected(self) -> Broker:
@@ -65,6 +79,33 @@ class Inspecting:
             raise ConfigError(f"trace({event_id!r}): expected an event's id, a UUID.")
         number("trace(limit", limit, least=1, whole=True)
         return await self._connected.trace(event_id, with_chain=with_chain, limit=limit)
+
+    async def doctor(self, *, full: bool = False) -> Sequence[Finding]:
+        """Check up the broker and what it stands on, and this app against it. Nothing is changed.
+
+        The app need not be connected, and the broker may be in use. A file that is damaged, or of
+        another format, is a finding and no error. An app without subscriptions is not checked.
+
+        Args:
+            full: Read every page, index and event, and not only the structure of the file. The
+                write-ahead log grows meanwhile.
+
+        Raises:
+            ConfigError: The URL names no directory with a broker.
+        """
+        return await asyncio.to_thread(
+            partial(
+                examine,
+                self.url,
+                self._subscriptions,
+                app=self.name,
+                topics=self._topics,
+                durability=self._options["durability"],
+                limits=self._limits,
+                now_ms=self._clock.now_ms(),
+                full=full,
+            )
+        )
 
 
 def _refuse_none(key: object) -> None:

@@ -176,7 +176,8 @@ class _Counter:
 
 _counter = _Counter()
 # A forked child would otherwise make its parent's ids again.
-os.register_at_fork(after_in_child=lambda: _Counter.__init__(_counter))
+if hasattr(os, "register_at_fork"):  # elsewhere no process is forked
+    os.register_at_fork(after_in_child=lambda: _Counter.__init__(_counter))
 
 
 def event_id(now_ms: int) -> bytes:

@@ -86,6 +86,8 @@ class Pacing(msgspec.Struct, array_like=True):
     """The last ones as bits, the newest lowest: 1 died again."""
     ended: int = 0
     """How many of these there are."""
+    used_ms: float = 0.0
+    """How long the rate is used up by the last one."""
 
 
 def admitted(
@@ -112,12 +114,14 @@ def admitted(
             pacing.left = _CANARY[pacing.stage] if pacing.stage < stages else 0
             pacing.stage += 1
         if pace.rate_per_s is not None:
+            # Else the clock was set back since.
+            pacing.paid_ms = min(pacing.paid_ms, now_ms + pacing.used_ms)
             if pacing.paid_ms > now_ms:
                 return count, int(max(pacing.paid_ms, now_ms + _INTERVAL_MS)) + 1
-            used_ms = cost * 1000 / pace.rate_per_s
+            pacing.used_ms = cost * 1000 / pace.rate_per_s
             # The first one finds nothing that was left unused.
             since_ms = now_ms - _CATCH_UP_MS if pacing.paid_ms else now_ms
-            pacing.paid_ms = max(pacing.paid_ms, since_ms) + used_ms
+            pacing.paid_ms = max(pacing.paid_ms, since_ms) + pacing.used_ms
         pacing.left -= cost
         count += 1
     return count, None

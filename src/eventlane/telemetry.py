@@ -42,9 +42,12 @@ class WallClock:
         jump_s = self._ahead_s - before_s
         if abs(jump_s) > _JUMP_S_MIN:
             log.warning(
-                "the wall clock was set %s by %.1f s, or this machine slept: retries become due %s",
+                "the wall clock was set %s by %.1f s%s",
                 *("forward" if jump_s > 0 else "back", abs(jump_s)),
-                "earlier" if jump_s > 0 else "later",
+                ", or this machine slept: retries become due earlier"
+                if jump_s > 0
+                else ": retries wait as long as was meant, and what fails now is dated as before "
+                "until this process ends",
                 extra={"kind": "clock_set", "jump_s": jump_s},
             )
 

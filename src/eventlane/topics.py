@@ -17,7 +17,7 @@ class Topics:
         if partitions is not None and (isinstance(partitions, bool) or partitions < 1):
             raise ConfigError(f"App(partitions={partitions!r}): expected a number, 1 or more.")
         self._partitions = partitions
-        self._create = create
+        self.creates = create
         self._declared: dict[str, tuple[Topic, str]] = {}
         self.ready: set[str] = set()
         """Names of topics that are known to exist."""
@@ -38,6 +38,13 @@ class Topics:
                 f"({declared_at}). State them once, and give only the name elsewhere."
             )
 
+    def wanted(self, name: str) -> Topic:
+        """A topic with the settings that were declared for it."""
+        topic = self._declared[name][0] if name in self._declared else Topic(name)
+        if topic.partitions is None and self._partitions is not None:
+            topic = dataclasses.replace(topic, partitions=self._partitions)
+        return topic
+
     async def ensure(self, broker: Broker, name: str) -> None:
         """See to it that a topic exists, with the settings that were declared for it.
 
@@ -54,10 +61,8 @@ class Topics:
             await broker.ensure_topic(DlqTopic(name, partitions=len(await broker.ends(source))))
             self.ready.add(name)
             return
-        topic = self._declared[name][0] if name in self._declared else Topic(name)
-        if topic.partitions is None and self._partitions is not None:
-            topic = dataclasses.replace(topic, partitions=self._partitions)
-        if self._create:
+        topic = self.wanted(name)
+        if self.creates:
             await broker.ensure_topic(topic)
         else:
             await broker.ends(name)

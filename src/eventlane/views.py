@@ -12,6 +12,7 @@ from eventlane.wording import counted
 
 __all__ = [
     "FailureSummary",
+    "Finding",
     "GroupTrace",
     "LaneFront",
     "LaneView",
@@ -28,6 +29,19 @@ __all__ = [
 ResetTo = Literal["first", "now"] | datetime | Mapping[tuple[str, int], int]
 """Where a group goes on: all its partitions at their first event, at their end or at a time; or the
 partitions that are named, each at an offset."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check-up has found: see `App.doctor`."""
+
+    level: Literal["ok", "warning", "error"]
+    """`warning`: it may become worse, or somebody forgot it. `error`: something does not work."""
+    check: str
+    """What was looked at: `disk`, `integrity`, `groups`, …"""
+    message: str
+    """What it is, and what to do about it."""
+    command: str | None = None
+    """What to type for that."""
 
 
 class PartitionReset(msgspec.Struct, frozen=True, kw_only=True):

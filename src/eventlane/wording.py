@@ -3,7 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["counted", "did_you_mean", "key_in_words", "near"]
+__all__ = ["counted", "did_you_mean", "duration", "key_in_words", "near", "size"]
+
+_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
 
 
 def near(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
@@ -26,3 +28,24 @@ def counted(count: int, what: str) -> str:
 def key_in_words(key: object) -> str:
     """A key as people read it: in quotes, as text where it is bytes."""
     return repr(key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else key)
+
+
+def duration(duration_s: float) -> str:
+    """In the largest unit of which there are two, or one of seconds."""
+    unit_s, name = _UNITS[0]
+    for each_s, each in _UNITS[1:]:
+        if duration_s >= 2 * each_s:
+            unit_s, name = each_s, each
+    return f"{int(duration_s / unit_s):,} {name}"
+
+
+def size(size_bytes: int) -> str:
+    """A size in the unit that leaves up to three digits before the point."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    rest = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        rest /= 1000
+        if rest < 999.95:
+            return f"{rest:.1f} {unit}"
+    return f"{rest:,.0f} TB"

@@ -53,11 +53,12 @@ def test_what_cannot_be_is_refused_with_what_to_do(
     ("text", "words"),
     [
         ("import missing_module_of_the_shop\n", "imports 'missing_module_of_the_shop', which is"),
-        ("from json import nothing\n", "cannot be imported: cannot import name 'nothing'"),
-        ("def app(:\n", "cannot be imported: invalid syntax"),
+        ("from json import nothing\n", "ImportError: cannot import name 'nothing'"),
+        ("def app(:\n", "SyntaxError: invalid syntax"),
+        ("from eventlane import App\nApp(1)\n", "App(1): expected a URL"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_named_without_a_traceback(
+def test_a_module_that_cannot_be_imported_is_told_with_the_line_of_the_user_and_no_other(
     *,
     text: str,
     words: str,
@@ -69,7 +70,10 @@ def test_a_module_that_cannot_be_imported_is_named_without_a_traceback(
     name = f"broken_shop_{abs(hash(text))}"
     (tmp_path / f"{name}.py").write_text(text)
     assert main(["--app", f"{name}:app", "status"]) == 2
-    assert words in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert words in told
+    assert f'{name}.py", line {text.count(chr(10))}' in told
+    assert told.count("File ") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ import fcntl
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eventlane import brokers
 from eventlane.brokers import connect, redacted
 from eventlane.brokers.embedded.file import FORMAT_VERSION
 from eventlane.config import Limits
@@ -88,6 +91,26 @@ async def test_a_url_that_cannot_be_served_is_refused(url: str, expected: str) -
     with pytest.raises(ConfigError, match=expected) as refusal:
         await connect(url)
     assert "hunter2" not in str(refusal.value)
+
+
+def test_an_operating_system_that_is_not_served_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brokers, "_PLATFORM", "win32")
+    for url in (f"embedded:{tmp_path / 'data'}", "embedded::memory:"):
+        with pytest.raises(ConfigError, match=r"expected Linux or macOS, got win32.*WSL"):
+            asyncio.run(connect(url))
+    assert not list(tmp_path.iterdir())
+
+
+def test_eventlane_is_imported_where_there_is_no_fork_and_no_flock() -> None:
+    absent = (
+        "import asyncio, logging, os, random, sys\n"
+        "sys.modules.update(dict.fromkeys(('fcntl', 'pwd', 'resource', 'termios')))\n"
+        "del os.register_at_fork, os.uname, os.getuid\n"
+        "import eventlane, eventlane.cli\n"
+    )
+    subprocess.run([sys.executable, "-c", absent], check=True)
 
 
 def test_urls_are_shown_without_secrets() -> None:

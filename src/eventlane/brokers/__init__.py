@@ -1,6 +1,7 @@
 """Brokers, by URL. A backend's module is imported when its URL is used, and not before."""
 
 import re
+import sys
 
 from eventlane.broker import Broker
 from eventlane.clock import Clock, SystemClock
@@ -8,9 +9,11 @@ from eventlane.config import Limits
 from eventlane.errors import ConfigError
 from eventlane.wording import near
 
-__all__ = ["connect", "redacted"]
+__all__ = ["connect", "directory_of", "redacted"]
 
 _NETWORKED = ("kafka", "rabbitmq-stream")
+_PLATFORM = sys.platform
+_SERVED = ("linux", "darwin")
 _SECRET_OPTION = re.compile(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
@@ -33,8 +36,25 @@ async def connect(
             the strongest that this broker offers.
 
     Raises:
-        ConfigError: the URL or the durability is not one that this version serves.
+        ConfigError: the URL, the durability or the operating system is none that this version
+            serves.
         StorageError: the directory or the file cannot be used.
+    """
+    path = directory_of(url)
+
+    # Here, so that a networked broker's libraries are needed by those who use it only.
+    from eventlane.brokers.embedded import open_broker  # noqa: PLC0415 - lazy, as above
+
+    return await open_broker(
+        path, limits=limits or Limits(), clock=clock or SystemClock(), durability=durability
+    )
+
+
+def directory_of(url: str) -> str | None:
+    """The directory of an embedded broker; None for a private one.
+
+    Raises:
+        ConfigError: the URL or the operating system is none that this version serves.
     """
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in ("embedded", *_NETWORKED):
@@ -60,16 +80,12 @@ async def connect(
             f"broker URL: expected a directory after the colon, got {url!r}; "
             "for example embedded:./data"
         )
-
-    # Here, so that a networked broker's libraries are needed by those who use it only.
-    from eventlane.brokers.embedded import open_broker  # noqa: PLC0415 - lazy, as above
-
-    return await open_broker(
-        None if path == ":memory:" else path,
-        limits=limits or Limits(),
-        clock=clock or SystemClock(),
-        durability=durability,
-    )
+    if _PLATFORM not in _SERVED:
+        raise ConfigError(
+            f"{url}: expected Linux or macOS, got {_PLATFORM}. Elsewhere the locks and the "
+            "durability of the embedded broker would not hold; on Windows use WSL 2."
+        )
+    return None if path == ":memory:" else path
 
 
 def redacted(url: str) -> str:

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventlane import App, ConfigError, Conflict, EventlaneError, NotFound, Refused
-from eventlane.cli import backup, changes, events, groups, letters, look, operations, prove, run
+from eventlane.cli import (
+    backup,
+    changes,
+    doctor,
+    events,
+    groups,
+    letters,
+    look,
+    operations,
+    prove,
+    run,
+)
 from eventlane.cli.arguments import NotConfirmed, Parser, add_place, place
 from eventlane.cli.loading import load_app
 from eventlane.cli.output import plain, show_line
@@ -85,6 +96,15 @@ def _refuse_what_is_no_text(options: argparse.Namespace) -> None:
 
 
 async def _connected(options: argparse.Namespace) -> int:
+    app = _app(options)
+    if options.command == "doctor":  # it may be that the broker cannot be opened
+        return await doctor.run(app, options)
+    async with app:
+        result: int = await options.does(app, options)
+        return result
+
+
+def _app(options: argparse.Namespace) -> App:
     url = options.broker or os.environ.get("EVENTLANE_BROKER")
     if options.app:
         app = load_app(options.app)
@@ -99,9 +119,7 @@ async def _connected(options: argparse.Namespace) -> int:
             "the environment; got none of them."
         )
     _refuse_missing(app.url)
-    async with app:
-        result: int = await options.does(app, options)
-        return result
+    return app
 
 
 def _refuse_missing(url: str) -> None:
@@ -131,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_place(made)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for each in (look, letters, changes, operations, groups, events, backup):
+    for each in (look, doctor, letters, changes, operations, groups, events, backup):
         each.add_commands(commands)
     run.add_command(commands)
     prove.add_command(commands)

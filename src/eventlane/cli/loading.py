@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 import eventlane
-from eventlane import App, ConfigError, EventlaneError
+from eventlane import App, ConfigError
 from eventlane.wording import did_you_mean
 
 __all__ = ["load_app"]
@@ -30,15 +30,14 @@ def load_app(place: str) -> App:
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise ConfigError(
-                f"{place}: its module imports {error.name!r}, which is not installed here."
+                f"{place}: its module imports {error.name!r}, which is not installed here.\n"
+                f"{_in_lines_of_the_user(error)}"
             ) from error
         raise ConfigError(
             f"{place}: expected a module {module_name!r} in {os.getcwd()} or installed, got none."  # noqa: PTH109  # the same text
         ) from None
-    except (ImportError, SyntaxError) as error:
-        raise ConfigError(f"{place}: its module cannot be imported: {error}.") from error
-    except EventlaneError:
-        raise  # It says where.
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}\n{_in_lines_of_the_user(error, told=True)}") from error
     except Exception as error:
         raise ConfigError(
             f"{place}: its module raised while it was imported.\n{_in_lines_of_the_user(error)}"
@@ -55,9 +54,12 @@ def load_app(place: str) -> App:
     return app
 
 
-def _in_lines_of_the_user(error: Exception) -> str:
-    """A traceback without the frames of this package, of Python's own and of other libraries."""
-    told = traceback.TracebackException.from_exception(error)
+def _in_lines_of_the_user(error: Exception, *, told: bool = False) -> str:
+    """A traceback without the frames of this package, of Python's own and of other libraries.
+
+    Without the error itself where that was told.
+    """
+    traced = traceback.TracebackException.from_exception(error)
     libraries = tuple(
         f"{path}/"
         for path in (
@@ -67,9 +69,11 @@ def _in_lines_of_the_user(error: Exception) -> str:
     )
     frames = [
         frame
-        for frame in told.stack
+        for frame in traced.stack
         if not frame.filename.startswith(("<frozen", *libraries))
         and "/site-packages/" not in frame.filename
     ]
-    lines = traceback.format_list(frames) or list(told.stack.format())
-    return "".join((*lines, *told.format_exception_only())).rstrip()
+    lines = traceback.format_list(frames)
+    if not told:
+        lines += traced.format_exception_only()  # of a syntax error with its line
+    return "".join(lines).rstrip()

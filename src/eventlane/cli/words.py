@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-__all__ = ["ago", "duration", "lines", "moment", "one_line", "size"]
+from eventlane.wording import duration, size
 
-_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
+__all__ = ["ago", "duration", "lines", "moment", "one_line", "size"]
 
 
 def ago(at: datetime | None, now: datetime) -> str:
@@ -17,30 +17,9 @@ def ago(at: datetime | None, now: datetime) -> str:
     return f"{duration(max(0.0, since_s))} ago"
 
 
-def duration(duration_s: float) -> str:
-    """In the largest unit of which there are two, or one of seconds."""
-    unit_s, name = _UNITS[0]
-    for each_s, each in _UNITS[1:]:
-        if duration_s >= 2 * each_s:
-            unit_s, name = each_s, each
-    return f"{int(duration_s / unit_s):,} {name}"
-
-
 def moment(at: datetime, now: datetime) -> str:
     """A time in UTC, and how long ago that is."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC ({ago(at, now)})"
-
-
-def size(size_bytes: int) -> str:
-    """A size in the unit that leaves up to three digits before the point."""
-    if size_bytes < 1000:
-        return f"{size_bytes} B"
-    rest = float(size_bytes)
-    for unit in ("kB", "MB", "GB", "TB"):
-        rest /= 1000
-        if rest < 999.95:
-            return f"{rest:.1f} {unit}"
-    return f"{rest:,.0f} TB"
 
 
 def one_line(text: str | bytes | None) -> str:

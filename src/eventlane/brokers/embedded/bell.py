@@ -25,7 +25,7 @@ from pathlib import Path
 
 from eventlane.clock import SystemClock
 
-__all__ = ["Bell"]
+__all__ = ["Bell", "is_short"]
 
 _log = logging.getLogger("eventlane.embedded")
 
@@ -53,7 +53,7 @@ class Bell:
         self._link: Path | None = None
         self._where = directory
         """As its addresses have it."""
-        if not _is_short(directory):
+        if not is_short(directory):
             # Not one for all processes, which somebody else could have made before.
             self._link = Path(tempfile.mkdtemp(prefix="eventlane-")) / "d"
             self._where = self._link
@@ -189,5 +189,6 @@ class Bell:
             )
 
 
-def _is_short(directory: Path) -> bool:
+def is_short(directory: Path) -> bool:
+    """Whether sockets in it can have its path in their addresses."""
     return len(os.fsencode(directory)) + 1 + _NAME_CHARACTERS <= _ADDRESS_BYTES_MAX

@@ -10,15 +10,16 @@ import os
 import sqlite3
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from eventlane.brokers.embedded.filesystem import check_file_system
 from eventlane.brokers.embedded.lock import WriteLock
-from eventlane.errors import ConfigError, EventlaneError, StorageError, Unavailable
+from eventlane.brokers.embedded.migration import FIRST_FORMAT, migrate
+from eventlane.errors import EventlaneError, StorageError, Unavailable
 
-__all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error", "sync"]
+__all__ = ["FORMAT_VERSION", "File", "Synchronous", "storage_error", "stored_format", "sync"]
 
 _APPLICATION_ID = 0x656C616E
 """`elan`, in the header of the file."""
@@ -340,14 +341,9 @@ class File:
         """Open the file; make it, and its directory, where they do not exist.
 
         Raises:
-            ConfigError: The operating system is not served, or a network file system.
+            ConfigError: The directory is on a network file system.
             StorageError: The directory or the file cannot be used.
         """
-        if sys.platform not in ("linux", "darwin"):
-            raise ConfigError(
-                f"embedded broker: expected Linux or macOS, got {sys.platform}. Elsewhere its "
-                "locks and its durability would not hold; use a networked broker."
-            )
         self.directory = directory = directory.absolute()
         if synchronous != "OFF":  # else it is this process's own, and temporary
             check_file_system(directory)
@@ -388,9 +384,12 @@ class File:
         connection = self._connect(reads_only=False)
         try:
             if not self._is_current(connection):
-                # Under the lock, because another process may be at the same point.
+                # Others may be at the same point. They do not have it open while one migrates it.
+                connection.close()
                 with self.lock:
-                    if not self._is_current(connection):
+                    connection = self._connect(reads_only=False)
+                    stored = stored_format(connection, self.path)
+                    if stored == 0:
                         connection.execute("PRAGMA page_size = 16384")
                         connection.execute("PRAGMA journal_mode = WAL")
                         connection.executescript(
@@ -398,6 +397,11 @@ class File:
                             f"PRAGMA application_id = {_APPLICATION_ID};"
                             f"PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
                         )
+                    elif stored < FORMAT_VERSION:
+                        connection.close()
+                        with closing(self._connect(reads_only=False, alone=True)) as alone:
+                            migrate(alone, self.path, stored, FORMAT_VERSION)
+                        connection = self._connect(reads_only=False)
         except sqlite3.Error as error:
             connection.close()
             raise storage_error(error, self.path) from error
@@ -407,31 +411,15 @@ class File:
         return connection
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
-        """Whether the schema is there; an empty file is to be filled, any other is refused."""
-        application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application == 0 and version == 0 and tables == 0:
-            return False
-        if application != _APPLICATION_ID:
-            raise StorageError(
-                f"{self.path}: expected a file of Eventlane's, got another application's SQLite "
-                "database; choose another directory"
-            )
-        if version > FORMAT_VERSION:
-            raise StorageError(
-                f"{self.path}: expected format {FORMAT_VERSION}, got format {version}, which a "
-                "newer Eventlane has written; upgrade this one"
-            )
-        if version < FORMAT_VERSION:
-            raise StorageError(
-                f"{self.path}: expected format {FORMAT_VERSION}, got format {version}, which no "
-                "released Eventlane has written; choose another directory"
-            )
-        return True
+        try:
+            return stored_format(connection, self.path) == FORMAT_VERSION
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False  # another process is migrating it, under the lock
 
-    def _connect(self, *, reads_only: bool) -> sqlite3.Connection:
-        """Open a new connection.
+    def _connect(self, *, reads_only: bool, alone: bool = False) -> sqlite3.Connection:
+        """Open a new connection; `alone` with the whole file for itself, from its first read on.
 
         Raises:
             StorageError: The file cannot be opened.
@@ -444,7 +432,10 @@ class File:
                 timeout=_BUSY_TIMEOUT_S,
                 cached_statements=256,
             )
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            if alone:  # with SQLite's own default, FULL: to set it would be a first read
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            else:
+                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             if sys.platform == "darwin" and self._synchronous == "FULL":
                 # A plain fsync there leaves the data in the drive's cache.
                 connection.execute("PRAGMA fullfsync = ON")
@@ -496,6 +487,36 @@ class File:
             self.connection.close()
         finally:
             self.lock.close()
+
+
+def stored_format(connection: sqlite3.Connection, path: Path) -> int:
+    """The format of a file; 0 for an empty one, which is to be filled.
+
+    Raises:
+        StorageError: It is another application's, or of a format that this version cannot read or
+            bring up to date; the message says which.
+    """
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application == 0 and version == 0 and tables == 0:
+        return 0
+    if application != _APPLICATION_ID:
+        raise StorageError(
+            f"{path}: expected a file of Eventlane's, got another application's SQLite "
+            "database; choose another directory"
+        )
+    if version > FORMAT_VERSION:
+        raise StorageError(
+            f"{path}: expected format {FORMAT_VERSION}, got format {version}, which a "
+            "newer Eventlane has written; upgrade this one"
+        )
+    if version < FIRST_FORMAT:
+        raise StorageError(
+            f"{path}: expected format {FORMAT_VERSION}, got format {version}, which no "
+            "released Eventlane has written; choose another directory"
+        )
+    return version
 
 
 def sync(path: Path) -> None:

@@ -8,10 +8,11 @@ processes could write at once, and the file would be damaged.
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from eventlane.errors import ConfigError
 
-__all__ = ["check_file_system"]
+__all__ = ["Mount", "check_file_system", "mount_of"]
 
 _log = logging.getLogger("eventlane.embedded")
 
@@ -32,41 +33,68 @@ _DOUBTFUL = frozenset(("9p", "virtiofs", "vboxsf", "vmhgfs", "fuse.vmhgfs-fuse",
 _LOCAL_FUSE = frozenset(("fuse.ntfs-3g", "fuse.fuse-overlayfs", "fuseblk"))
 
 
+class Mount(NamedTuple):
+    """A file system, and where it is mounted."""
+
+    place: str
+    kind: str
+    options: str
+
+    @property
+    def is_network(self) -> bool:
+        """Several machines may use it, and its locks do not hold between them."""
+        return self.kind in _NETWORK
+
+    @property
+    def is_doubtful(self) -> bool:
+        """It may be one."""
+        is_fuse = self.kind.startswith("fuse.") and self.kind not in _LOCAL_FUSE
+        return self.kind in _DOUBTFUL or (is_fuse and not self.is_network)
+
+
 def check_file_system(directory: Path) -> None:
     """Refuse a directory on a network file system, and warn where it may be one.
 
     Raises:
         ConfigError: It is on one; nothing was made.
     """
-    try:
-        table = _MOUNTS.read_text("utf-8", "surrogateescape")
-    except OSError:
+    mount = mount_of(directory)
+    if mount is None:
         return
-    mounted_at, kind = _mount_of(directory.resolve(), table)
-    if kind in _NETWORK:
+    if mount.is_network:
         raise ConfigError(
-            f"{directory}: expected a local file system, got {kind} (mounted at {mounted_at}). "
+            f"{directory}: expected a local file system, got {mount.kind} (mounted at "
+            f"{mount.place}). "
             "Over a network the locks and the shared memory of the file do not hold: processes on "
             "two machines could write at once, and damage it. Use a local disk or a block device."
         )
-    if kind in _DOUBTFUL or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE):
+    if mount.is_doubtful:
         _log.warning(
             "%s: is on %s (mounted at %s), where locks, mapped memory and fsync may not hold: "
             "never open it from another machine or from the host, and prefer a local disk",
             directory,
-            kind,
-            mounted_at,
+            mount.kind,
+            mount.place,
         )
 
 
-def _mount_of(path: Path, table: str) -> tuple[str, str]:
-    """Where a path's file system is mounted, and its kind; of two at one place the later one."""
-    found, kind = "", ""
+def mount_of(directory: Path) -> Mount | None:
+    """The file system of a directory; None where there is no table of what is mounted."""
+    try:
+        table = _MOUNTS.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    return _mount_of(directory.resolve(), table)
+
+
+def _mount_of(path: Path, table: str) -> Mount:
+    """Of two at one place the later one."""
+    found = Mount("", "", "")
     for line in table.splitlines():
         fields = line.split(" ")
-        if len(fields) < 3:
+        if len(fields) < 4:
             continue
         place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[1])
-        if len(place) >= len(found) and path.is_relative_to(place):
-            found, kind = place, fields[2]
-    return found, kind
+        if len(place) >= len(found.place) and path.is_relative_to(place):
+            found = Mount(place, fields[2], fields[3])
+    return found

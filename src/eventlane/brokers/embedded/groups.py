@@ -20,7 +20,7 @@ from eventlane.notice import with_letter_id
 from eventlane.settlement import GroupSpec, LetterChange, Settlement
 from eventlane.topic import DLQ_SUFFIX
 
-__all__ = ["join", "pause", "seen", "settle"]
+__all__ = ["check_options", "join", "pause", "seen", "settle"]
 
 _encode = msgspec.msgpack.Encoder().encode
 _NO_RUNS = _encode(())
@@ -40,26 +40,21 @@ def join(
     Raises:
         ConfigError: Live members run it with other options.
     """
-    row = transaction.execute(
-        "SELECT ordering, on_dead FROM consumer_group WHERE name = ?", (spec.name,)
-    ).fetchone()
-    if row is None:
+    is_new, differs = check_options(transaction.connection, spec, member=member, members=members)
+    if is_new:
         transaction.execute(
             "INSERT INTO consumer_group (name, start, ordering, on_dead, app, created_ms, seen_ms) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (spec.name, spec.start, spec.ordering, spec.on_dead, spec.app, now_ms, now_ms),
         )
-    elif tuple(row) != (spec.ordering, spec.on_dead):
-        _refuse_other_options(spec, row, member, members)
-        if row[0] != spec.ordering:
-            _refuse_other_lanes(transaction, spec, row[0])
+    elif differs:
         transaction.execute(
             "UPDATE consumer_group SET ordering = ?, on_dead = ?, app = ? WHERE name = ?",
             (spec.ordering, spec.on_dead, spec.app, spec.name),
         )
     seen(transaction, [spec.name], now_ms)
     owners.register(transaction, spec, member, members.app_of)
-    starts_now = row is None and spec.start == "now"
+    starts_now = is_new and spec.start == "now"
     for topic in topics:
         for partition in range(topic.partitions):
             place = end_of if starts_now else start_of
@@ -70,6 +65,27 @@ def join(
                 "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (spec.name, topic.name, partition, offset, offset, _NO_RUNS),
             )
+
+
+def check_options(
+    connection: sqlite3.Connection, spec: GroupSpec, *, member: str, members: Members
+) -> tuple[bool, bool]:
+    """Whether a group is new, and whether its stored options differ from these.
+
+    Raises:
+        ConfigError: Live members run it with other options, or what it has stored allows no others.
+    """
+    row = connection.execute(
+        "SELECT ordering, on_dead FROM consumer_group WHERE name = ?", (spec.name,)
+    ).fetchone()
+    if row is None:
+        return True, False
+    if tuple(row) == (spec.ordering, spec.on_dead):
+        return False, False
+    _refuse_other_options(spec, row, member, members)
+    if row[0] != spec.ordering:
+        _refuse_other_lanes(connection, spec, row[0])
+    return False, True
 
 
 def seen(transaction: Transaction, groups: Sequence[str], now_ms: int) -> None:
@@ -96,9 +112,9 @@ def _refuse_other_options(
             )
 
 
-def _refuse_other_lanes(transaction: Transaction, spec: GroupSpec, ordering: str) -> None:
+def _refuse_other_lanes(connection: sqlite3.Connection, spec: GroupSpec, ordering: str) -> None:
     """What waits in lanes of one kind would not be found again in lanes of another."""
-    waits = transaction.execute(
+    waits = connection.execute(
         "SELECT 1 FROM progress WHERE consumer_group = ?1 AND parked > 0 UNION ALL "
         "SELECT 1 FROM letter WHERE consumer_group = ?1 AND state IN ('open', 'replaying') "
         "AND on_dead != 'continue' LIMIT 1",
@@ -114,7 +130,7 @@ def _refuse_other_lanes(transaction: Transaction, spec: GroupSpec, ordering: str
     is_wider = _WIDTH.index(spec.ordering) > _WIDTH.index(ordering)
     if (
         is_wider
-        and transaction.execute(
+        and connection.execute(
             "SELECT 1 FROM attempts WHERE consumer_group = ? LIMIT 1", (spec.name,)
         ).fetchone()
     ):

@@ -25,6 +25,7 @@ __all__ = [
     "LogWriter",
     "Row",
     "bytes_before",
+    "check_partitions",
     "decode_batch",
     "end_of",
     "ensure_topic",
@@ -192,6 +193,20 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return page * (count - free)
 
 
+def check_partitions(topic: str, stored: int, declared: int | None) -> None:
+    """Refuse another number of partitions than a topic has.
+
+    Raises:
+        ConfigError: It is another; None is none.
+    """
+    if declared not in (None, stored):
+        raise ConfigError(
+            f"topic {topic!r}: expected {stored} partitions, which it has, got "
+            f"{declared}; their number cannot change, or keys would move. Leave it out, "
+            "or use another topic"
+        )
+
+
 def ensure_topic(connection: sqlite3.Connection, topic: Topic) -> int:
     """See `Broker.ensure_topic`; settings that are given replace those that are stored."""
     row = connection.execute(
@@ -213,12 +228,7 @@ def ensure_topic(connection: sqlite3.Connection, topic: Topic) -> int:
         )
         return partitions
     partitions = int(row[0])
-    if topic.partitions not in (None, partitions):
-        raise ConfigError(
-            f"topic {topic.name!r}: expected {partitions} partitions, which it has, got "
-            f"{topic.partitions}; their number cannot change, or keys would move. Leave it out, "
-            "or use another topic"
-        )
+    check_partitions(topic.name, partitions, topic.partitions)
     connection.execute(
         "UPDATE topic SET retention_s = coalesce(?, retention_s), "
         "retention_bytes = coalesce(?, retention_bytes), "

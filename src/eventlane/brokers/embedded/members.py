@@ -15,13 +15,14 @@ import uuid
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from eventlane.clock import SystemClock
 from eventlane.errors import StorageError
 
-__all__ = ["Heartbeat", "Member", "Members"]
+__all__ = ["Heartbeat", "Member", "Members", "Seen"]
 
 _log = logging.getLogger("eventlane.embedded")
 
@@ -48,6 +49,18 @@ class Heartbeat(msgspec.Struct):
     """It drains, and takes no more partitions."""
     blocked: tuple[str, ...] = ()
     """Which partitions of its own are stopped or full, and why: in sentences."""
+
+
+class Seen(NamedTuple):
+    """A member's file as it lies there."""
+
+    heartbeat: Heartbeat
+    is_locked: bool
+    """Else it is dead, or on another machine."""
+    is_fresh: bool
+    """Its heartbeat is no older than the lease."""
+    written_ms: float
+    """When it was written, by the wall clock of the file system."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -192,6 +205,26 @@ class Members:
         finally:
             os.close(file)
         return None
+
+    def seen(self) -> list[Seen]:
+        """The files of all members, the dead and the frozen too."""
+        found: list[Seen] = []
+        for path in self._files():
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                is_locked = False
+            except BlockingIOError:
+                is_locked = True
+            finally:
+                heartbeat, written_ms = _read(file), os.fstat(file).st_mtime * 1000
+                os.close(file)
+            is_fresh = SystemClock.monotonic_s() - heartbeat.beat_s <= self._lease_s
+            found.append(Seen(heartbeat, is_locked, is_fresh, written_ms))
+        return found
 
     def is_alive(self, id: str) -> bool:
         """Whether a member lives; a frozen one does not."""

@@ -27,10 +27,12 @@ from eventlane.wording import did_you_mean
 __all__ = [
     "Ownership",
     "acquire",
+    "check_apps",
     "decode_runs",
     "decode_suspects",
     "elsewhere",
     "forget",
+    "handled_types",
     "leave",
     "mark_suspects",
     "ownerships",
@@ -95,11 +97,9 @@ def register(
     Raises:
         ConfigError: Another app runs the group with other handlers.
     """
-    known = _types(transaction.connection, spec.name)
+    known = handled_types(transaction.connection, spec.name)
     apps = {each: app_of(each) for each in known}
-    for other, app in apps.items():
-        if app is not None and app != spec.app and known[other] != set(spec.types):
-            raise _two_apps(spec, app, known[other])
+    check_apps(spec, known, apps)
     alive = [each for each, app in apps.items() if app is not None]
     # What a dead member handled is remembered while the group goes on without it: its events
     # wait for somebody who handles them. If nobody is left, this one begins anew.
@@ -122,6 +122,19 @@ def register(
     transaction.alters = True
 
 
+def check_apps(
+    spec: GroupSpec, known: Mapping[str, set[tuple[str, str]]], apps: Mapping[str, str | None]
+) -> None:
+    """Refuse a second app with other handlers; by member what it handles, and its app if it lives.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for other, app in apps.items():
+        if app is not None and app != spec.app and known[other] != set(spec.types):
+            raise _two_apps(spec, app, known[other])
+
+
 def _two_apps(spec: GroupSpec, app: str, theirs: set[tuple[str, str]]) -> ConfigError:
     def words(types: Iterable[tuple[str, str]]) -> str:
         return (
@@ -135,7 +148,7 @@ def _two_apps(spec: GroupSpec, app: str, theirs: set[tuple[str, str]]) -> Config
     )
 
 
-def _types(connection: sqlite3.Connection, group: str) -> dict[str, set[tuple[str, str]]]:
+def handled_types(connection: sqlite3.Connection, group: str) -> dict[str, set[tuple[str, str]]]:
     """What each member handles: topics and event types."""
     found: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for member, topic, event_type in connection.execute(
@@ -170,7 +183,7 @@ def forget(transaction: Transaction, group: str, event_type: str, members: Membe
         NotFound: No member is recorded with it.
         Refused: A live member handles it.
     """
-    known = _types(transaction.connection, group)
+    known = handled_types(transaction.connection, group)
     names = {name for types in known.values() for _, name in types}
     if event_type not in names:
         hint = did_you_mean(event_type, names) if names else "It is recorded with none."
@@ -217,7 +230,7 @@ def waiting(
         "SELECT consumer_group, topic, partition, owner, needs FROM progress WHERE needs != '[]'"
     ).fetchall():
         if group not in known:
-            known[group] = _types(connection, group)
+            known[group] = handled_types(connection, group)
         takers = {each: types for each, types in known[group].items() if is_alive(each)}
         handled = set[tuple[str, str]]().union(*known[group].values())
         needed = [(topic, each) for each in _decode_needs(needs) if (topic, each) in handled]
@@ -233,7 +246,7 @@ def waiting(
 
 def share(connection: sqlite3.Connection, spec: GroupSpec, member: str, members: Members) -> Share:
     """What a member is to take and to give up now."""
-    known = _types(connection, spec.name)
+    known = handled_types(connection, spec.name)
     takers = {each: types for each, types in known.items() if members.is_taking(each)}
     handled = set[tuple[str, str]]().union(*known.values())
     claims: list[Claim] = []
@@ -285,6 +298,7 @@ def acquire(
             "WHERE consumer_group = ? AND topic = ? AND partition = ?",
             (member, AHEAD_MIN - 1, *at),
         )
+        failures.wait_as_meant(transaction, at, now_ms)
         taken.append(_acquired(connection, at, each.epoch + 1, lanes_max))
     if taken:
         transaction.alters = True

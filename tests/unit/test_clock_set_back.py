@@ -1,0 +1,199 @@
+"""The wall clock is set back by an hour: nothing is lost, early, or stuck for that hour."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventlane import App, Context, Limits, Retry, event
+from eventlane.brokers import connect
+from eventlane.clock import SteadyClock, SystemClock, yield_to_loop
+from eventlane.replay import Pace, Pacing, admitted
+from eventlane.testing.clock import ManualClock
+from eventlane.testing.stage import TOPIC, record
+from eventlane.topic import Topic
+
+HOUR_MS = 3_600_000
+HOUR_S = 3_600.0
+
+
+class Settable(ManualClock):
+    """A clock whose wall time can be set, and whose other time goes on."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+class SettableSystem(SystemClock):
+    """The same of the machine's clock."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+@event(topic="orders", key="customer")
+class Ordered(msgspec.Struct, frozen=True):
+    customer: str
+
+
+class Work:
+    """An app that fails once for each event, and when it ran."""
+
+    def __init__(self, directory: Path, clock: ManualClock, delay_s: float) -> None:
+        self.runs: list[int] = []
+        self.app = App(
+            f"embedded:{directory}",
+            name="shop",
+            durability="os",
+            partitions=1,
+            clock=clock,
+            limits=Limits(hold_s_max=30),
+        )
+        retry = Retry(attempts=3, immediate=0, delay_s=delay_s, delay_s_max=delay_s, jitter=0)
+        self.app.subscribe(Ordered, group="work", retry=retry)(self.handle)
+
+    async def handle(self, ordered: Ordered, ctx: Context) -> None:
+        self.runs.append(ctx.attempt)
+        if ctx.attempt == 1:
+            raise ValueError("not yet")
+
+    async def waits(self) -> None:
+        """Until its retry is durable, and held or parked."""
+        while True:
+            group = (await self.app.status()).groups["work"]
+            if self.runs == [1] and group.in_flight == 0 and (group.held or group.parked):
+                return
+            await yield_to_loop()
+
+    async def has_taken_over(self) -> None:
+        """Until it knows what it waits for."""
+        while not any(each.next_due_ms for each in self.app._dispatchers):
+            await yield_to_loop()
+
+    async def runs_again(self) -> None:
+        while len(self.runs) < 2:
+            await yield_to_loop()
+
+
+async def settle_down() -> None:
+    """Let everything happen that may, for the clock that there is."""
+    for _ in range(2000):
+        await yield_to_loop()
+
+
+@pytest.mark.parametrize("delay_s", [20.0, 200.0])
+async def test_a_retry_waits_as_long_as_was_meant_while_the_process_runs(
+    delay_s: float, tmp_path: Path
+) -> None:
+    clock = Settable()
+    work = Work(tmp_path, clock, delay_s)
+    async with work.app, work.app.handling():
+        await work.app.publish(Ordered("ada"))
+        await work.waits()
+        clock.ahead_ms = -HOUR_MS
+        clock.advance(delay_s - 1)
+        await settle_down()
+        assert work.runs == [1]
+        clock.advance(1.1)
+        await work.runs_again()
+        await work.app.publish(Ordered("bob"))
+        while work.runs != [1, 2, 1]:
+            await yield_to_loop()
+
+
+@pytest.mark.parametrize("delay_s", [20.0, 200.0])
+async def test_a_retry_waits_no_longer_than_was_meant_after_a_restart(
+    delay_s: float, tmp_path: Path
+) -> None:
+    clock = Settable()
+    work = Work(tmp_path, clock, delay_s)
+    async with work.app, work.app.handling():
+        await work.app.publish(Ordered("ada"))
+        await work.waits()
+        clock.advance(1)
+    clock.ahead_ms = -HOUR_MS
+    again = Work(tmp_path, clock, delay_s)
+    async with again.app, again.app.handling():
+        await again.has_taken_over()
+        clock.advance(delay_s - 2)
+        await settle_down()
+        assert again.runs == []
+        clock.advance(2.1)
+        while not again.runs:
+            await yield_to_loop()
+        assert again.runs == [2]
+        while (group := (await again.app.status()).groups["work"]).open or group.parked:
+            await yield_to_loop()
+    assert (group.done, group.balances) == (1, True)
+
+
+async def test_retention_removes_nothing_early_and_publishing_goes_on(tmp_path: Path) -> None:
+    clock = Settable()
+    broker = await connect(f"embedded:{tmp_path}", clock=clock)
+    await broker.ensure_topic(Topic(TOPIC, partitions=1, retention_s=60))
+    await broker.append([(TOPIC, [record("a", "1")] * 10)])
+    clock.ahead_ms = -HOUR_MS
+    await broker.append([(TOPIC, [record("a", "2")] * 10)])
+    await broker.run_retention(clock.now_ms())  # type: ignore[attr-defined]  # not of the Protocol
+    assert await broker.ends(TOPIC) == [(0, 20)]
+    clock.advance(HOUR_S + 61)
+    await broker.run_retention(clock.now_ms())  # type: ignore[attr-defined]  # the same
+    assert await broker.ends(TOPIC) == [(20, 20)]
+    await broker.aclose()
+
+
+def test_a_steady_clock_goes_on_when_another_is_set_back_and_follows_it_forward() -> None:
+    clock = Settable(0)
+    steady = SteadyClock(clock)
+    clock.advance(10)
+    assert steady.now_ms() == 10_000
+    clock.ahead_ms = -HOUR_MS
+    clock.advance(10)
+    assert steady.now_ms() == 20_000
+    clock.advance(10)
+    assert steady.now_ms() == 30_000
+    clock.ahead_ms = 0  # set right again
+    assert steady.now_ms() == 30_000
+    clock.ahead_ms = HOUR_MS  # or the machine slept
+    assert steady.now_ms() == 30_000 + HOUR_MS
+
+
+async def test_a_replay_that_waits_for_its_pace_asks_no_more_often_than_before(
+    tmp_path: Path,
+) -> None:
+    clock = SettableSystem()
+    app = App(f"embedded:{tmp_path}", durability="os", partitions=1, clock=clock)
+
+    @app.subscribe(Ordered, group="work", retry=Retry(attempts=1))
+    async def handle(ordered: Ordered, ctx: Context) -> None:
+        if not ctx.replayed:
+            raise ValueError("not yet")
+
+    async with app, app.handling():
+        await app.publish_many(Ordered(each) for each in "abc")
+        while (await app.status()).groups["work"].dead < 3:
+            await yield_to_loop()
+        operation = await app.replay("group:work", reason="mended", canary=False, rate_per_s=0.01)
+        while not (await operation.status()).resolved:
+            await yield_to_loop()
+        clock.ahead_ms = -HOUR_MS
+        broker: Any = app._broker
+        before = sum(broker.times["commit"].values[1:])
+        (dispatcher,) = app._dispatchers
+        dispatcher._operations.go_on()
+        await settle_down()
+        assert 0 < sum(broker.times["commit"].values[1:]) - before < 5
+        await operation.cancel(reason="enough")
+
+
+def test_a_replay_goes_on_at_its_pace() -> None:
+    pace, pacing = Pace(rate_per_s=2, canary=False), Pacing()
+    at_ms = 10 * HOUR_MS
+    assert admitted(pace, pacing, [1, 1], is_quiet=True, now_ms=at_ms)[0] == 1
+    assert admitted(pace, pacing, [1], is_quiet=True, now_ms=at_ms - HOUR_MS)[0] == 0
+    assert admitted(pace, pacing, [1], is_quiet=True, now_ms=at_ms - HOUR_MS + 501)[0] == 1
