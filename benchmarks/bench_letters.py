@@ -7,6 +7,7 @@ them, in a process of its own.
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import shutil
 import sys
@@ -171,7 +172,7 @@ async def searching(files: Files, settings: Settings) -> list[Result]:
     results: list[Result] = []
     for name, search in SEARCHES.items():
         is_late = name in SINCE_THE_MIDDLE
-        query = msgspec.structs.replace(search, since=files.middle) if is_late else search
+        query = dataclasses.replace(search, since=files.middle) if is_late else search
         found = 0
 
         async def many(query: Query = query) -> float:

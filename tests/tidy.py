@@ -35,9 +35,9 @@ from tests.sources import (
 # stands for the module or for everything in that package; the longest one that fits counts.
 LEVELS = (
     ("errors", "clock", "wording"),
-    ("message", "outcome"),
+    ("config", "message", "outcome"),
     (
-        *("account", "breaker", "broker", "budget", "config", "directory", "event", "failure"),
+        *("account", "breaker", "broker", "budget", "directory", "event", "failure"),
         *("handler", "lane", "lanes", "ledger", "metrics", "notice", "query", "replay", "retry"),
         *(
             "schedule",

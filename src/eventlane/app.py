@@ -287,7 +287,8 @@ class App(Lifecycle, Inspecting):
         Raises:
             EventRefused: It cannot be serialised, has no key, or is too large; nothing was written.
             ConfigError: Its type is not marked.
-            StorageError: The disk or the file refused; nothing was written.
+            StorageError: The disk or the file refused; nothing was written, unless its fsync failed
+                and the process dies before its next commit.
             PublishTimeout: The queue had no room within `limits.publish_timeout_s`.
             Unavailable: The app is not connected.
 

@@ -156,45 +156,71 @@ class Operators(Protocol):
         reason: str,
         pace: Pace = UNPACED,
         allow_gap: bool = False,
+        versions: Mapping[UUID, int] | None = None,
     ) -> int:
         """Ask for a new run of dead letters, each in its own group; returns the operation's id.
 
         All that it is about is written first. Of each lane the letters are released in the order of
         the log, as the pace permits, while a member of the group calls `advance_operations`; in a
-        paused group none. If one dies again, the later ones of its lane are open again.
+        paused group, and in one without a live member, none. If one dies again, the later ones of
+        its lane are open again.
 
         Letters that a query finds and that cannot be replayed are skipped: see `left_out`.
+        `versions` are those at which letters were seen that are named: they have to be the same.
 
         Raises:
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.
-            Conflict: A letter is being replayed already; nothing was changed.
+            Conflict: A letter is being replayed already, or has another version; who changed it
+                last is said, and nothing was changed.
             Refused: A letter is archived or resolved, was replayed `Limits.replays_max` times, or
                 would pass an earlier one of its lane that is not among them (unless `allow_gap`);
                 nothing was changed.
         """
         ...
 
-    async def archive(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+    async def archive(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        versions: Mapping[UUID, int] | None = None,
+    ) -> int:
         """Put open dead letters aside and open their lanes; returns the operation's id.
 
         Raises:
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.
-            Conflict: A letter is being replayed; nothing was changed.
+            Conflict: A letter is being replayed, or has another version; nothing was changed.
             Refused: A letter is archived or resolved already; nothing was changed.
         """
         ...
 
-    async def restore(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+    async def restore(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        versions: Mapping[UUID, int] | None = None,
+    ) -> int:
         """Open archived letters again, which then close no lane; returns the operation's id.
 
         Raises:
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.
+            Conflict: A letter is being replayed, or has another version; nothing was changed.
             Refused: A letter is not archived; nothing was changed.
         """
         ...
 
     async def edit(
-        self, letter: UUID, record: Record, *, diff: str, actor: str, reason: str
+        self,
+        letter: UUID,
+        record: Record,
+        *,
+        diff: str,
+        actor: str,
+        reason: str,
+        version: int | None = None,
     ) -> int:
         """Replay another event in the place of a dead letter; returns the operation's id.
 
@@ -204,10 +230,11 @@ class Operators(Protocol):
             diff: What was changed, as JSON, for the audit.
             actor: Who does it.
             reason: Why.
+            version: That of the letter as it was seen, if it was.
 
         Raises:
             NotFound: There is no such letter; nothing was changed.
-            Conflict: It is being replayed; nothing was changed.
+            Conflict: It is being replayed, or has another version; nothing was changed.
             Refused: It is not open, or would pass an earlier one of its lane; nothing was changed.
         """
         ...
@@ -364,7 +391,9 @@ class Queries(Protocol):
         """
         ...
 
-    async def plan_replay(self, letters: Sequence[UUID] | Query) -> Plan:
+    async def plan_replay(
+        self, letters: Sequence[UUID] | Query, *, versions: Mapping[UUID, int] | None = None
+    ) -> Plan:
         """What a replay of these would do; nothing is changed.
 
         Raises:
@@ -447,7 +476,7 @@ class Broker(Operators, Queries, Protocol):
         Raises:
             NotFound: There is no such topic; nothing was written.
             PublishTimeout: The queue had no room in time; nothing was written.
-            StorageError: Nothing was written.
+            StorageError: Nothing was written, unless the process dies before its next commit.
             Unavailable: The broker is closed; nothing was written.
 
         Durability:

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 _COUNT_MAX = 10**12
 """No limit counts further: a database holds it, and a queue."""
+_DISK_BYTES_MIN = 1_048_576
+"""An empty file takes more than half of it."""
 
 
 def number(
@@ -89,7 +91,8 @@ class Limits:
     crashes_max: int = 3
     """An event that kills its process so often, while it runs alone there, is dead."""
     replays_max: int = 10
-    """How often one dead letter may be replayed."""
+    """How often one dead letter may be replayed. That of the app that handles its group holds,
+    whoever asks."""
     absent_s: float = 86_400.0
     """A group without a live member for so long is called absent."""
     retry_tokens_max: int = 1_000
@@ -156,6 +159,18 @@ class Limits:
                 f"Limits(settle_interval_s={self.settle_interval_s}, lease_s={self.lease_s}): "
                 "expected settle_interval_s far below lease_s. Outcomes that wait so long are lost "
                 "with the process, and their events run again."
+            )
+        if self.disk_bytes_max is not None and self.disk_bytes_max < _DISK_BYTES_MIN:
+            raise ConfigError(
+                f"Limits(disk_bytes_max={self.disk_bytes_max}): expected {_DISK_BYTES_MIN:,} bytes "
+                "(1 MiB) or more. An empty file takes more than half of that, and every publish "
+                "would be refused. None is no limit."
+            )
+        if self.absent_s < self.lease_s:
+            raise ConfigError(
+                f"Limits(absent_s={self.absent_s}, lease_s={self.lease_s}): expected absent_s no "
+                "shorter than lease_s. Until then a process may still come back, and what an "
+                "absent group has not handled may be removed at a hard cap."
             )
         if self.retry_token_cost > self.retry_tokens_max:
             raise ConfigError(

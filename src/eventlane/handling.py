@@ -71,7 +71,7 @@ async def handling(
                 f"{type(entered).__name__}. Put @asynccontextmanager above it."
             )
         state = await stack.enter_async_context(entered)
-        consumers = await _join_all(broker, plans, app)
+        consumers = await _join_all(broker, plans, app, limits)
         quarantine, wall, steady = Quarantine(), WallClock(clock), SteadyClock(clock)
         dispatchers = [
             Dispatcher(
@@ -108,7 +108,9 @@ async def handling(
                     task.cancel()
 
 
-async def _join_all(broker: Broker, plans: Sequence[GroupPlan], app: str) -> list[Consumer]:
+async def _join_all(
+    broker: Broker, plans: Sequence[GroupPlan], app: str, limits: Limits
+) -> list[Consumer]:
     """Join all groups or none."""
     async with contextlib.AsyncExitStack() as joined:
         consumers: list[Consumer] = []
@@ -122,6 +124,7 @@ async def _join_all(broker: Broker, plans: Sequence[GroupPlan], app: str) -> lis
                 app=app,
                 host=HOST,
                 types=plan.types,
+                replays_max=limits.replays_max,
             )
             consumer = await broker.join(group)
             joined.push_async_callback(consumer.leave)

@@ -183,8 +183,9 @@ class Operating:
 
         Args:
             letters: Dead letters or their ids, or a query: a `Query` or its text, as in
-                `"exc:KeyError key:c-991"`. Of a query's letters those that were replayed too often
-                are left out: `Operation.left_out()` has them.
+                `"exc:KeyError key:c-991"`. A dead letter has to be as you saw it; for an id, any
+                open one will do. Of a query's letters those that were replayed too often are left
+                out: `Operation.left_out()` has them.
             reason: Kept with the change.
             actor: Who does it; the app and its host by default.
             rate_per_s: How many letters, and parked events that follow them, are released in a
@@ -199,7 +200,8 @@ class Operating:
         Raises:
             ConfigError: An option is not what it should be.
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.
-            Conflict: A letter is being replayed already; nothing was changed.
+            Conflict: A letter is being replayed already, or has changed since it was read; who
+                changed it is said, and nothing was changed.
             Refused: A letter is archived or resolved, was replayed `Limits.replays_max` times, or
                 would pass an earlier one of its lane; nothing was changed.
             Unavailable: The app is not connected.
@@ -208,15 +210,16 @@ class Operating:
             On return the operation survives a crash; processes that handle the group run it.
         """
         pace = Pace(rate_per_s=rate_per_s, canary=canary, pause_above=pause_above)
-        broker, selection = self._connected, selection_of(letters)
+        broker, (selection, versions) = self._connected, selection_of(letters)
         if dry_run:
-            return await broker.plan_replay(selection)
+            return await broker.plan_replay(selection, versions=versions)
         begun = await broker.replay(
             selection,
             actor=actor or self._actor,
             reason=checked_reason(reason),
             pace=pace,
             allow_gap=allow_gap,
+            versions=versions,
         )
         return self._operation(begun)
 
@@ -232,12 +235,17 @@ class Operating:
 
         Raises:
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.
-            Conflict: A letter is being replayed; nothing was changed.
+            Conflict: A letter is being replayed, or has changed since it was read; nothing was
+                changed.
             Refused: A letter is archived or resolved already; nothing was changed.
             Unavailable: The app is not connected.
         """
-        begun = await self._connected.archive(
-            selection_of(letters), actor=actor or self._actor, reason=checked_reason(reason)
+        broker, (selection, versions) = self._connected, selection_of(letters)
+        begun = await broker.archive(
+            selection,
+            actor=actor or self._actor,
+            reason=checked_reason(reason),
+            versions=versions,
         )
         return self._operation(begun)
 
@@ -253,12 +261,17 @@ class Operating:
 
         Raises:
             NotFound: An id is unknown, or nothing meets the query; nothing was changed.
-            Conflict: A letter is being replayed; nothing was changed.
+            Conflict: A letter is being replayed, or has changed since it was read; nothing was
+                changed.
             Refused: A letter is not archived; nothing was changed.
             Unavailable: The app is not connected.
         """
-        begun = await self._connected.restore(
-            selection_of(letters), actor=actor or self._actor, reason=checked_reason(reason)
+        broker, (selection, versions) = self._connected, selection_of(letters)
+        begun = await broker.restore(
+            selection,
+            actor=actor or self._actor,
+            reason=checked_reason(reason),
+            versions=versions,
         )
         return self._operation(begun)
 
@@ -282,7 +295,7 @@ class Operating:
                 the letter is not open, or would pass an earlier one; nothing was changed.
             EventRefused: It is no event of that type: the field is named; nothing was changed.
             NotFound: There is no such letter.
-            Conflict: It is being replayed; nothing was changed.
+            Conflict: It is being replayed, or has changed since it was read; nothing was changed.
             Unavailable: The app is not connected.
         """
         broker, why = self._connected, checked_reason(reason)
@@ -303,6 +316,7 @@ class Operating:
             diff=diff_of(found.value, record.value),
             actor=actor or self._actor,
             reason=why,
+            version=letter.version if isinstance(letter, DeadLetter) else None,
         )
         return self._operation(begun)
 

@@ -1,6 +1,6 @@
 """A bulk change of dead letters, tracked until it has ended; and what one is begun with."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import get_args
 from uuid import UUID
 
@@ -102,13 +102,18 @@ class Operation:
         await self._broker.cancel_operation(self.id, actor=who, reason=why)
 
 
-def selection_of(letters: Letters) -> list[UUID] | Query:
-    """The same as ids or as a query.
+def selection_of(letters: Letters) -> tuple[list[UUID] | Query, dict[UUID, int]]:
+    """The same as ids or as a query, and the versions of those that were given as letters.
 
     Raises:
         ConfigError: It is something else, or nothing.
     """
-    return query_of(letters) if isinstance(letters, Query | str) else ids_of(letters)
+    if isinstance(letters, Query | str):
+        return query_of(letters), {}
+    named = list(letters) if isinstance(letters, Iterator) else letters
+    ids = ids_of(named)
+    several = [named] if isinstance(named, DeadLetter | UUID) else named
+    return ids, {each.id: each.version for each in several if isinstance(each, DeadLetter)}
 
 
 def ids_of(letters: DeadLetter | UUID | Iterable[DeadLetter | UUID]) -> list[UUID]:

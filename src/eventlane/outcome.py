@@ -4,10 +4,10 @@ A handler returns one of these, or None, which means `Done`. A handler that rais
 outcome from `retry.decide`. No outcome is an exception, and no exception is an outcome.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-
+from eventlane.config import checked_options
 from eventlane.errors import ConfigError
 
 __all__ = [
@@ -30,11 +30,14 @@ DELAY_S_MAX = 1e9
 """What a retry may wait at most: some 31 years, which a clock and a calendar can hold."""
 
 
-class Done(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Done:
     """The event was handled."""
 
 
-class RetryLater(msgspec.Struct, frozen=True):
+@checked_options
+@dataclass(frozen=True, slots=True)
+class RetryLater:
     """The event is to be handled again, not before `delay_s` seconds from now.
 
     It counts as an attempt: after `Retry.attempts` of them the event is dead.
@@ -53,11 +56,13 @@ class RetryLater(msgspec.Struct, frozen=True):
         _check_reason(self.reason)
 
 
-class Dead(msgspec.Struct, frozen=True):
+@checked_options
+@dataclass(frozen=True, slots=True)
+class Dead:
     """The event becomes a dead letter of its group, at once."""
 
     reason: str = ""
-    lane: LaneOnDead | None = msgspec.field(default=None)
+    lane: LaneOnDead | None = None
     """What the lane does behind it; None: what the group's `on_dead` says."""
 
     def __post_init__(self) -> None:
@@ -69,7 +74,9 @@ class Dead(msgspec.Struct, frozen=True):
         _check_reason(self.reason)
 
 
-class Skipped(msgspec.Struct, frozen=True):
+@checked_options
+@dataclass(frozen=True, slots=True)
+class Skipped:
     """The event is not for this group; it is counted apart and never retried."""
 
     reason: str = ""
@@ -78,7 +85,9 @@ class Skipped(msgspec.Struct, frozen=True):
         _check_reason(self.reason)
 
 
-class Pause(msgspec.Struct, frozen=True):
+@checked_options
+@dataclass(frozen=True, slots=True)
+class Pause:
     """The whole group pauses; the event stays where it is and is not charged an attempt."""
 
     reason: str = ""

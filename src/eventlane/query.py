@@ -1,15 +1,16 @@
 """What dead letters are looked for by: conditions, as an object or as a line of text."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
+from eventlane.config import checked_options
 from eventlane.errors import ConfigError, EventRefused
 from eventlane.event import Key, key_bytes
-from eventlane.wording import did_you_mean
+from eventlane.wording import did_you_mean, nearest
 
 __all__ = ["Query", "query_of"]
 
@@ -32,14 +33,16 @@ _WORD = re.compile(r'\s*(?:([^\s":]*):)?("(?:[^"\\]|\\.)*"|[^\s"]+)(?=\s|$)')
 _ESCAPED = re.compile(r"\\(.)")
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+@checked_options
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
     """Conditions on dead letters; a letter has to meet all of them.
 
     As text: `exc:KeyError key:c-991 since:2026-11-25T10:00`, with values in quotes where they hold
     spaces. The qualifiers are group, type, exc, handler, key, topic, fp, version, since and until.
 
     Raises:
-        ConfigError: A value is none that it can be.
+        ConfigError: There is no such condition, or a value is none that it can be.
     """
 
     group: str | None = None
@@ -58,8 +61,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Died before this time."""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
             if value is None:
                 continue
             if name in _TIMES:
@@ -116,7 +119,9 @@ def query_of(query: Query | str) -> Query:
         name = _FIELDS.get(qualifier)
         if name is None:
             # By the name of the field, too, as it is in `Query`.
-            meant = next((each for each in _FIELDS if _FIELDS[each] == qualifier), qualifier)
+            qualifiers = {field: each for each, field in _FIELDS.items()}
+            meant = nearest(qualifier, (*_FIELDS, *qualifiers)) or qualifier
+            meant = qualifiers.get(meant, meant)
             raise ConfigError(
                 f"query {query!r}: {qualifier!r} is no qualifier. {did_you_mean(meant, _FIELDS)}"
             )

@@ -73,6 +73,13 @@ class Retry:
                 f"of at most {DELAY_S_MAX:g} seconds, jitter included. jitter is a share of the "
                 "delay: 0.2 adds up to a fifth."
             )
+        is_delayed = self.attempts - 1 > self.immediate
+        if is_delayed and self.elapsed_s_max is not None and self.delay_s > self.elapsed_s_max:
+            raise ConfigError(
+                f"Retry(delay_s={self.delay_s!r}, elapsed_s_max={self.elapsed_s_max!r}): expected "
+                "elapsed_s_max of at least delay_s, or no delayed retry would ever start. Raise "
+                f"it, or say attempts={self.immediate + 1} if none is wanted."
+            )
         if self.immediate > self.attempts:
             raise ConfigError(
                 f"Retry(attempts={self.attempts}, immediate={self.immediate}): expected no more "
@@ -123,7 +130,7 @@ def _named(answer: "Outcome | Retry") -> str:
     """An answer in short: what is left out is the default."""
     if isinstance(answer, Retry):
         return str(answer)
-    fields = [(name, getattr(answer, name)) for name in answer.__struct_fields__]
+    fields = [(each.name, getattr(answer, each.name)) for each in dataclasses.fields(answer)]
     stated = ", ".join(f"{name}={value!r}" for name, value in fields if value not in ("", None))
     return f"{type(answer).__name__}({stated})"
 

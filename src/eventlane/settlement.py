@@ -48,6 +48,8 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     types: tuple[tuple[str, str], ...]
     """Topics and names of the event types that it handles."""
+    replays_max: int | None = None
+    """See `Limits.replays_max`; None leaves it to who asks for a replay."""
 
 
 class LaneState(msgspec.Struct, frozen=True):

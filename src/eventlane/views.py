@@ -137,6 +137,8 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     """What that letter died of."""
     parked: int = 0
     """Events of it in the parking store."""
+    waiting: int = 0
+    """Others of it that have no outcome yet: among the next 10,000 events of the partition."""
     gaps: tuple[int, ...] = ()
     """Offsets that it passed over, dead or archived."""
     stopped_at: int | None = None
@@ -167,7 +169,15 @@ def why(lane: LaneView) -> str:
     if not lane.members:
         reasons.append("no process handles the group")
     held_by = dict.fromkeys((*reasons, *lane.blocked))
-    return "; ".join((_of_lane(lane, is_held=bool(held_by)), *held_by))
+    behind = [_behind(lane)] if lane.waiting else []
+    return "; ".join((_of_lane(lane, is_held=bool(held_by)), *behind, *held_by))
+
+
+def _behind(lane: LaneView) -> str:
+    if lane.ordering == "none":
+        return f"open of the key besides it: {counted(lane.waiting, 'event')}"
+    verb = "waits" if lane.waiting == 1 else "wait"
+    return f"{counted(lane.waiting, 'event')} of it {verb} behind"
 
 
 def _of_lane(lane: LaneView, *, is_held: bool) -> str:

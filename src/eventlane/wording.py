@@ -3,15 +3,20 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["counted", "did_you_mean", "duration", "key_in_words", "near", "size"]
+__all__ = ["counted", "did_you_mean", "duration", "key_in_words", "near", "nearest", "size"]
 
 _UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
 
 
+def nearest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """The nearest known word; None where none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)), None)
+
+
 def near(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
     """A sentence with the nearest known word, after a space; nothing where none is near."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    found = nearest(word, known, likeness=likeness)
+    return "" if found is None else f" Did you mean {found!r}?"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -119,6 +119,11 @@ def test_a_refusal_as_json_is_told_on_stdout_too(
         (("groups", "pause", "stok", "--reason", "x"), 3, "NotFound", "Did you mean 'stock'?"),
         (("groups", "pause", "stock"), 2, "ConfigError", "expected a reason"),
         (("lane", "order", "bob"), 3, "NotFound", "Did you mean 'orders'?"),
+        (("lane", "orders"), 2, "ConfigError", "eventlane lane: the following arguments are"),
+        (("failures", "list", "--limit", "0"), 2, "ConfigError", "expected a whole number, 1"),
+        (("failures", "lst"), 2, "ConfigError", "Did you mean 'list'?"),
+        (("statsu",), 2, "ConfigError", "Did you mean 'status'?"),
+        (("status", "--al"), 2, "ConfigError", "there is no option '--al'"),
     ):
         capsys.readouterr()
         assert run(shop, *arguments, "--json") == code

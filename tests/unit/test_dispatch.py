@@ -17,15 +17,18 @@ from eventlane import (
     Batch,
     ConfigError,
     Context,
+    Dead,
     EventlaneError,
     EventRefused,
     Limits,
     NotIdle,
     Pause,
     PublishFailed,
+    Query,
     Refused,
     Retry,
     RetryLater,
+    Skipped,
     Status,
     TooLarge,
     Unavailable,
@@ -105,6 +108,10 @@ async def test_a_url_that_is_not_served_is_refused_with_what_is(
         (lambda: Retry(attemps=3), ("Retry(attemps=…)", "Did you mean 'attempts'?")),  # type: ignore[call-arg]  # on purpose
         (lambda: Limits(drain=3), ("Limits(drain=…)", "Did you mean 'drain_s'?")),  # type: ignore[call-arg]  # on purpose
         (lambda: Batch(5, linger=3), ("Batch(linger=…)", "Did you mean 'linger_s'?")),  # type: ignore[call-arg]  # on purpose
+        (lambda: Query(exeption="K"), ("Query(exeption=…)", "Did you mean 'exception'?")),  # type: ignore[call-arg]  # on purpose
+        (lambda: Dead(lan="park"), ("Dead(lan=…)", "Did you mean 'lane'?")),  # type: ignore[call-arg]  # on purpose
+        (lambda: Skipped(reson="x"), ("Skipped(reson=…)", "Did you mean 'reason'?")),  # type: ignore[call-arg]  # on purpose
+        (lambda: RetryLater(1, delay=1), ("RetryLater(delay=…)", "Did you mean 'delay_s'?")),  # type: ignore[call-arg]  # on purpose
         (lambda: App(MEMORY).replace(urls="x"), ("App(urls=…)", "Did you mean 'url'?")),
         (
             lambda: App(MEMORY).subscribe(Ordered, group="g", retries=3)(handle),  # type: ignore[call-overload]  # on purpose
@@ -576,6 +583,8 @@ def test_a_limit_that_counts_is_a_whole_number_that_can_be_stored(value: Any) ->
         {"breaker_lanes_min": 101},
         {"retry_token_cost": 11, "retry_tokens_max": 10},
         {"stall_s_max": 10, "lease_s": 10},
+        {"absent_s": 1, "lease_s": 10},
+        {"disk_bytes_max": 1_048_575},
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(limits: dict[str, Any]) -> None:

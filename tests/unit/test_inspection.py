@@ -285,6 +285,14 @@ VIEW = LaneView(group=GROUP, topic=TOPIC, partition=3, ordering="key", state="fr
             "nothing holds it: its next event, at offset 9, runs or waits for its turn",
         ),
         (
+            {"front": LaneFront(9, uuid4(), "Step"), "waiting": 1},
+            "runs or waits for its turn; 1 event of it waits behind",
+        ),
+        (
+            {"front": LaneFront(9, uuid4(), "Step"), "waiting": 2, "ordering": "none"},
+            "; open of the key besides it: 2 events",
+        ),
+        (
             {"state": "blocked", "front": LaneFront(9, None, None), "parked": 1},
             "its dead letter at offset 9 is archived: the owner opens the lane, and 1 parked event",
         ),

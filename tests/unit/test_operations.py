@@ -412,6 +412,8 @@ async def test_a_group_without_a_member_is_said_to_have_none(stage: Stage) -> No
     assert (await stage.status(operation)).waiting_for == f"group '{GROUP}' has no live member"
     stage.own.clear()
     await stage.join()
+    assert await stage.released() == []
+    await stage.advance()
     assert await stage.released() == ids[:1]
     assert (await stage.status(operation)).waiting_for is None
 
@@ -538,6 +540,25 @@ async def test_a_letter_is_replayed_so_often_and_no_more(stage: Stage) -> None:
 # --- resuming ---------------------------------------------------------------------------------
 
 
+async def test_a_group_says_how_often_and_a_member_that_does_not_say_changes_nothing(
+    stage: Stage,
+) -> None:
+    ids = ids_of(await stage.die(1))
+    for replays_max in (1, None):
+        await stage.consumer.leave()
+        stage.own.clear()
+        await stage.join(replays_max=replays_max)
+    await replayed(stage, ids)
+    await stage.end(ids, "dead")
+    with pytest.raises(Refused, match=r"and its group's Limits\.replays_max=1: archive it"):
+        await replayed(stage, ids)
+    assert (await stage.broker.plan_replay(ids)).refusal_count == 1
+    stage.own.clear()
+    await stage.consumer.leave()
+    await stage.join(replays_max=2)
+    await replayed(stage, ids)
+
+
 async def test_it_goes_on_without_who_began_it(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +596,23 @@ async def test_what_changes_before_it_is_come_to_is_left_out_and_reported(
     whys = {each.letter: each.why for each in await stage.broker.left_out(operation)}
     assert "archived (bob" in whys[ids[4]]
     assert "being replayed (ada" in whys[ids[5]]
+
+
+async def test_versions_are_compared_when_a_letter_is_come_to(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlane.brokers.embedded.selection.STEP_LETTERS", 2)
+    ids = ids_of(await stage.die(5))
+    operation = await replayed(stage, ids, versions=dict.fromkeys(ids[1:], 1))
+    for each in (ids[2], ids[4]):
+        await stage.broker.archive([each], actor="bob", reason="x")
+        await stage.broker.restore([each], actor="bob", reason="x")
+    while await stage.advance() is not None:
+        pass
+    assert await stage.released() == [ids[0], ids[1], ids[3]]
+    whys = {each.letter: each.why for each in await stage.broker.left_out(operation)}
+    assert "(bob, " in whys[ids[2]]
+    assert whys[ids[4]].endswith("expected version 1, got 3. Look again")
 
 
 async def test_archiving_many_goes_on_in_steps_and_is_finished_by_others(

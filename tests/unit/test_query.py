@@ -59,6 +59,9 @@ def test_the_text_of_a_query_gives_the_query(value: str) -> None:
     [
         ("exception:KeyError", "'exception' is no qualifier. Did you mean"),
         ("ky:1", "Did you mean 'key'?"),
+        ("exeption:K", "Did you mean 'exc'?"),
+        ("app-version:1", "Did you mean 'version'?"),
+        ("foo:1", "'foo' is no qualifier. Known: exc, fp, group"),
         ("KeyError", "bare word 'KeyError'. Say what it is, as in exc:KeyError or key:KeyError"),
         ('exc:KeyError "a b"', "bare word"),
         ("exc:A exc:B", "'exc' once, got it twice"),

@@ -103,6 +103,7 @@ def test_what_cannot_be_decoded_is_dead_at_once_unless_a_rule_says_otherwise() -
         ({"elapsed_s_max": 0}, "elapsed_s_max=0): expected a number, 0.001 or more. None is no"),
         ({"delay_s": 100, "delay_s_max": 1}, "delay_s_max=1): expected delay_s_max of at least"),
         ({"delay_s": 100}, "delay_s=100, delay_s_max=60.0): expected delay_s_max of at least"),
+        ({"delay_s": 50, "elapsed_s_max": 1}, "elapsed_s_max=1): expected elapsed_s_max of at"),
         ({"attempts": 2, "immediate": 5}, "immediate=5): expected no more retries at once than"),
         ({"attemps": 3}, "Did you mean 'attempts'?"),
         ({"rules": [ValueError]}, "expected pairs such as"),

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from eventlane import App, ConfigError, Query, Refused
+from eventlane.cli.output import show_line
 from eventlane.wording import near
 
 __all__ = [
@@ -48,8 +49,12 @@ _DIGITS_MAX = 18
 class Parser(argparse.ArgumentParser):
     """Says what was meant where it can, and where the rest is explained."""
 
+    _wants_json = False
+
     def parse_known_args(self, *given: Any, **named: Any) -> Any:
         """As it was, but what is left over is answered by the command that does not know it."""
+        words: Sequence[str] = sys.argv[1:] if given[0] is None else given[0]
+        self._wants_json = "--json" in words
         options, rest = super().parse_known_args(*given, **named)
         if rest and rest[0].startswith("-"):
             known = re.findall(r"--[\w-]+", self.format_help())
@@ -59,8 +64,9 @@ class Parser(argparse.ArgumentParser):
         return options, rest
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with exit code 2."""
+        """Say what is wrong, to programs as JSON too, and end with exit code 2."""
         if message.startswith("the following arguments are required"):
+            self._show(message)
             self.print_help(sys.stderr)
             self.exit(_USAGE, f"\n{self.prog}: {message}\n")
         found = _CHOICE.search(message)
@@ -69,7 +75,12 @@ class Parser(argparse.ArgumentParser):
             message = (
                 f"expected one of {', '.join(known)}, got {found[1]!r}.{_meant(found[1], known)}"
             )
+        self._show(message)
         self.exit(_USAGE, f"{self.prog}: {message}\n{self.prog} --help says what there is.\n")
+
+    def _show(self, message: str) -> None:
+        if self._wants_json:
+            show_line({"error": ConfigError.__name__, "message": f"{self.prog}: {message}"})
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

@@ -209,7 +209,7 @@ async def _lane(app: App, options: argparse.Namespace) -> int:
     table(
         (
             Column("group", least=12),
-            *("state", "offset", "attempts", Column("due", spare=1), "parked"),
+            *("state", "offset", "attempts", Column("due", spare=1), "parked", "waiting"),
             Column("paused", least=8, spare=2),
         ),
         (
@@ -220,6 +220,7 @@ async def _lane(app: App, options: argparse.Namespace) -> int:
                 each.attempts,
                 ago(each.due_at, now),
                 each.parked,
+                each.waiting,
                 each.paused,
             )
             for each in lanes

@@ -100,6 +100,7 @@ REOPENING: frozenset[Case] = frozenset(
         letter_cases.order_holds_through_dead_letter_restart_and_replay,
         replay_cases.a_query_replays_what_meets_its_conditions_and_nothing_else,
         replay_cases.a_replay_goes_on_where_it_was_after_a_restart,
+        replay_cases.a_letter_is_replayed_so_often_and_no_more,
         replay_cases.an_edited_event_that_is_none_is_refused_by_its_field,
         replay_cases.a_dead_letter_is_published_again_for_all_only_where_that_is_permitted,
         message_cases.bytes_that_are_no_event_are_dead_at_once_and_kept,

@@ -108,14 +108,16 @@ async def a_parked_key_says_how_much_of_it_is_parked(make: Factory) -> None:
 
 
 async def a_held_key_says_when_its_next_attempt_is_due(make: Factory) -> None:
-    """A key whose first event waits in memory for its retry says so, from any process."""
+    """A key whose first event waits for its retry says so, and how many wait behind it."""
     async with make() as broker, make() as other:
-        await _log(broker, "bab")
+        await _log(broker, "babaa")
         consumer, own = await joined(broker)
         failed = attempts(1, 2, due_ms=_DUE_MS, lane=b"a")
         await consumer.settle([settlement(own, 1, done=1, attempts=[failed])])
         view = await _lane(other, "a")
         assert (view.state, view.attempts, view.due_at, view.parked) == ("held", 2, _DUE, 0)
+        assert view.waiting == 2
+        assert "2 events of it wait behind" in view.why
         assert view.front is not None
         assert (view.front.offset, view.front.event_type) == (1, "Step")
         assert "failed 2 times" in view.why

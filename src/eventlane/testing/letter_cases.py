@@ -215,7 +215,10 @@ async def a_replayed_letter_that_fails_again_is_open_again(make: Factory) -> Non
 
 
 async def a_replay_has_a_new_budget_of_attempts(make: Factory) -> None:
-    """A replay has a new budget of attempts, with the same delays; all its runs are `replayed`."""
+    """A replay has a new budget of attempts, with the same delays; all its runs are `replayed`.
+
+    The history of attempts goes on over it.
+    """
     stage = _Stage(make, retry=Retry(attempts=3, delay_s=10, jitter=0, immediate=0))
     stage.poison["a", 0] = None
     async with (app := stage.app()):
@@ -228,7 +231,11 @@ async def a_replay_has_a_new_budget_of_attempts(make: Factory) -> None:
         assert [run.attempt for run in runs] == [1, 2, 3, 1, 2, 3]
         assert [run.replayed for run in runs] == [False] * 3 + [True] * 3
         assert [run.at_ms - replayed_ms for run in runs[3:]] == [0, 10_000, 30_000]
-        assert (await _letter(app)).attempts == 3
+        letter = await _letter(app)
+        assert letter.attempts == 3
+        assert [each.number for each in letter.history] == [1, 2, 3, 1, 2, 3]
+        began_ms = [each.started_ms for each in letter.history]
+        assert began_ms == [run.at_ms for run in runs]
 
 
 async def a_replayed_letter_waits_for_its_retries_before_its_followers(make: Factory) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -89,6 +90,60 @@ async def of_two_operators_one_wins(make: Factory) -> None:
             assert all(isinstance(each, Conflict | Refused) for each in again)
 
 
+async def a_letter_that_has_changed_since_it_was_seen_is_refused(make: Factory) -> None:
+    """A letter whose version is not the one that was seen is refused, and who changed it is said.
+
+    Where no version is given, its state alone decides.
+    """
+    async with make() as broker:
+        await _log(broker)
+        async with _group_with_letters(broker):
+            versions = {each.id: each.version for each in await broker.dead_letters()}
+            ids = await _ids(broker)
+            one = ids[1]
+            await broker.archive([one], actor="bob", reason="x")
+            await broker.restore([one], actor="bob", reason="x")
+            by: dict[str, Any] = {"actor": "me", "reason": "x"}
+            edit = partial(broker.edit, one, _RECORDS[4], diff="{}", version=versions[one], **by)
+            for call in (
+                partial(broker.replay, ids, versions=versions, **by),
+                partial(broker.archive, ids, versions=versions, **by),
+                edit,
+            ):
+                await refused(Conflict, call, str(one), "bob", "version 1, got 3")
+            assert (await broker.plan_replay(ids, versions=versions)).refusal_count == 1
+            assert len(await broker.dead_letters(state="open")) == 4
+            await broker.archive([one], actor="eve", reason="x")
+            call = partial(broker.restore, [one], versions={one: 3}, **by)
+            await refused(Conflict, call, str(one), "eve")
+            await broker.restore([one], versions={one: 4}, **by)
+            await broker.replay([ids[0], one], versions={ids[0]: 1}, **by)
+
+
+async def a_replay_into_a_group_that_nobody_handles_can_still_be_cancelled(make: Factory) -> None:
+    """A replay into a group without a member releases nothing: it can be cancelled as a whole."""
+    async with make() as broker:
+        await _log(broker)
+        async with _group_with_letters(broker) as (consumer, _):
+            ids = await _ids(broker)
+            await consumer.leave()
+            operation = await broker.replay(ids, actor="me", reason="x")
+            await broker.pause_operation(operation, actor="me", reason="x")
+            await broker.resume_operation(operation, actor="me", reason="x")
+            status = await broker.operation(operation)
+            assert (status.pending, status.released) == (4, 0)
+            assert status.waiting_for == f"group '{GROUP}' has no live member"
+            await broker.cancel_operation(operation, actor="me", reason="not now")
+            status = await broker.operation(operation)
+            assert (status.has_ended, status.state, status.returned) == (True, "cancelled", 4)
+            assert len(await broker.dead_letters(state="open")) == 4
+            await broker.replay(ids, actor="me", reason="x")
+            again, own = await joined(broker)
+            assert own.commands == ()
+            await again.advance_operations()
+            assert [each.letter.id for each in await _commands(again, 4)] == ids
+
+
 async def an_unknown_letter_changes_nothing(make: Factory) -> None:
     """An operation that names an unknown letter changes none of its letters."""
     async with make() as broker:
@@ -134,7 +189,7 @@ async def a_replay_reaches_only_the_group_that_failed(make: Factory) -> None:
 
 
 async def a_command_waits_for_an_owner_and_is_carried_out_once(make: Factory) -> None:
-    """A replay that was asked for while nobody handled is there for the next owner, until done."""
+    """A replay that no owner has carried out is there for the next one, until it is done."""
     async with make() as broker:
         await _log(broker)
         async with _group_with_letters(broker):

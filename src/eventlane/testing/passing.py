@@ -1,6 +1,6 @@
 """A broker that passes everything on to another one: what a broken one is made from."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
 from eventlane.account import Status
@@ -131,21 +131,50 @@ class PassingBroker:
         reason: str,
         pace: Pace = UNPACED,
         allow_gap: bool = False,
+        versions: Mapping[UUID, int] | None = None,
     ) -> int:
         return await self.real.replay(
-            letters, actor=actor, reason=reason, pace=pace, allow_gap=allow_gap
+            letters,
+            actor=actor,
+            reason=reason,
+            pace=pace,
+            allow_gap=allow_gap,
+            versions=versions,
         )
 
-    async def archive(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
-        return await self.real.archive(letters, actor=actor, reason=reason)
+    async def archive(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        versions: Mapping[UUID, int] | None = None,
+    ) -> int:
+        return await self.real.archive(letters, actor=actor, reason=reason, versions=versions)
 
-    async def restore(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
-        return await self.real.restore(letters, actor=actor, reason=reason)
+    async def restore(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        versions: Mapping[UUID, int] | None = None,
+    ) -> int:
+        return await self.real.restore(letters, actor=actor, reason=reason, versions=versions)
 
     async def edit(
-        self, letter: UUID, record: Record, *, diff: str, actor: str, reason: str
+        self,
+        letter: UUID,
+        record: Record,
+        *,
+        diff: str,
+        actor: str,
+        reason: str,
+        version: int | None = None,
     ) -> int:
-        return await self.real.edit(letter, record, diff=diff, actor=actor, reason=reason)
+        return await self.real.edit(
+            letter, record, diff=diff, actor=actor, reason=reason, version=version
+        )
 
     async def republish(self, letter: UUID, record: Record, *, actor: str, reason: str) -> Position:
         return await self.real.republish(letter, record, actor=actor, reason=reason)
@@ -213,8 +242,10 @@ class PassingBroker:
     async def letter_history(self, id: UUID) -> Sequence[LetterEvent]:
         return await self.real.letter_history(id)
 
-    async def plan_replay(self, letters: Sequence[UUID] | Query) -> Plan:
-        return await self.real.plan_replay(letters)
+    async def plan_replay(
+        self, letters: Sequence[UUID] | Query, *, versions: Mapping[UUID, int] | None = None
+    ) -> Plan:
+        return await self.real.plan_replay(letters, versions=versions)
 
     async def operation(self, id: int) -> OperationStatus:
         return await self.real.operation(id)

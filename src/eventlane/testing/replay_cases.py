@@ -312,8 +312,11 @@ async def a_paused_replay_goes_on_and_a_cancelled_one_gives_the_rest_back(make: 
     async with (app := stage.app()):
         letters = await _dead(app, "abcdefghijklmn", 0)
         stage.mend()
-        operation = await app.replay(letters, reason="x", rate_per_s=None)
-        await operation.pause(reason="wait a moment", actor="ada")
+        stage.gate = asyncio.Semaphore(0)
+        async with app.handling():
+            operation = await app.replay(letters, reason="x", rate_per_s=None)
+            await operation.pause(reason="wait a moment", actor="ada")
+            stage.gate.release()
         await _run(app)
         status = await operation.status()
         assert (status.state, status.why) == ("paused", "wait a moment (ada)")
@@ -393,17 +396,21 @@ async def a_replay_is_over_only_when_what_it_released_is_handled(make: Factory) 
 
 
 async def a_letter_is_replayed_so_often_and_no_more(make: Factory) -> None:
-    """A letter is replayed at most `Limits.replays_max` times."""
+    """A letter is replayed at most as often as its group's `Limits.replays_max`, whoever asks."""
     stage = _Stage(make)
     async with (app := stage.app(limits=Limits(replays_max=2))):
         (letter,) = await _dead(app, "a", 0)
         for _ in range(2):
-            await app.replay(letter, reason="x")
+            await app.replay(letter.id, reason="x")
             await _run(app)
-        error = await refused(Refused, lambda: app.replay(letter, reason="x"), "replays_max=2")
-        assert str(letter.id) in str(error)
+    async with (stranger := make.app(clock=stage.clock)):
+        for asked in (letter.id, "exc:Boom"):
+            call = partial(stranger.replay, asked, reason="x")
+            error = await refused(Refused, call, "replays_max=2")
+            assert str(letter.id) in str(error)
+        assert (await stranger.replay("exc:Boom", dry_run=True)).refusal_count == 1
         assert len(stage.replayed()) == 2
-        await app.archive(letter, reason="it is hopeless")
+        await stranger.archive(letter.id, reason="it is hopeless")
 
 
 async def an_archived_letter_is_kept_and_a_restored_one_runs_late(make: Factory) -> None:
@@ -526,10 +533,10 @@ async def every_change_of_a_letter_says_who_when_and_why(make: Factory) -> None:
         (letter,) = await _dead(app, "a", 0)
         first = await app.replay(letter, reason="try", actor="ada")
         await _run(app)
-        second = await app.archive(letter, reason="give up", actor="bob")
-        third = await app.restore(letter, reason="hope", actor="ada")
+        second = await app.archive(letter.id, reason="give up", actor="bob")
+        third = await app.restore(letter.id, reason="hope", actor="ada")
         stage.mend()
-        fourth = await app.replay(letter, reason="mended", actor="ada")
+        fourth = await app.replay(letter.id, reason="mended", actor="ada")
         await _run(app)
         history = await app.history(letter.id)
         assert [(each.action, each.operation) for each in history] == [

@@ -28,7 +28,7 @@ from eventlane.brokers.embedded.file import File, Synchronous
 from eventlane.brokers.embedded.inspection import snapshot
 from eventlane.brokers.embedded.log import LogReader, LogTopic, ensure_topic
 from eventlane.brokers.embedded.members import Members
-from eventlane.brokers.embedded.operators import By, Wanted
+from eventlane.brokers.embedded.operators import By, Edit, Wanted
 from eventlane.brokers.embedded.retention import trim
 from eventlane.brokers.embedded.status import read_status
 from eventlane.brokers.embedded.watch import Watch
@@ -252,17 +252,34 @@ class EmbeddedBroker:
         reason: str,
         pace: Pace = UNPACED,
         allow_gap: bool = False,
+        versions: Mapping[UUID, int] | None = None,
     ) -> int:
         """See `Operators.replay`."""
-        return await self._operate("replay", letters, actor, reason, pace, allow_gap=allow_gap)
+        return await self._operate(
+            "replay", letters, actor, reason, pace, allow_gap=allow_gap, versions=versions
+        )
 
-    async def archive(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+    async def archive(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        versions: Mapping[UUID, int] | None = None,
+    ) -> int:
         """See `Operators.archive`."""
-        return await self._operate("archive", letters, actor, reason)
+        return await self._operate("archive", letters, actor, reason, versions=versions)
 
-    async def restore(self, letters: Sequence[UUID] | Query, *, actor: str, reason: str) -> int:
+    async def restore(
+        self,
+        letters: Sequence[UUID] | Query,
+        *,
+        actor: str,
+        reason: str,
+        versions: Mapping[UUID, int] | None = None,
+    ) -> int:
         """See `Operators.restore`."""
-        return await self._operate("restore", letters, actor, reason)
+        return await self._operate("restore", letters, actor, reason, versions=versions)
 
     async def _operate(
         self,
@@ -273,12 +290,11 @@ class EmbeddedBroker:
         pace: Pace = UNPACED,
         *,
         allow_gap: bool = False,
+        versions: Mapping[UUID, int] | None,
     ) -> int:
-        selected = await selection.select(
-            self._file, letters, kind=kind, replays_max=self._limits.replays_max
-        )
+        selected = await self._selected(kind, letters, versions)
         by = By(actor, reason, self._clock.now_ms())
-        wanted = Wanted(kind, self._limits.replays_max, pace, allow_gap)
+        wanted = Wanted(kind, self._limits.replays_max, self._live_members(), pace, allow_gap)
         if isinstance(letters, Query):
             wanted = wanted._replace(query=str(letters))
         selected.check(wanted.query, allow_gap=allow_gap)
@@ -287,6 +303,20 @@ class EmbeddedBroker:
         )
         await self._go_on(operation)
         return operation
+
+    async def _selected(
+        self,
+        kind: OperationKind,
+        letters: Sequence[UUID] | Query,
+        versions: Mapping[UUID, int] | None,
+    ) -> selection.Selected:
+        return await selection.select(
+            self._file,
+            letters,
+            kind=kind,
+            replays_max=self._limits.replays_max,
+            versions=versions or {},
+        )
 
     async def _go_on(self, operation: int) -> None:
         """Take the steps of an operation that need no owner; members take them, too."""
@@ -303,12 +333,20 @@ class EmbeddedBroker:
             ) from error
 
     async def edit(
-        self, letter: UUID, record: Record, *, diff: str, actor: str, reason: str
+        self,
+        letter: UUID,
+        record: Record,
+        *,
+        diff: str,
+        actor: str,
+        reason: str,
+        version: int | None = None,
     ) -> int:
         """See `Operators.edit`."""
-        by = By(actor, reason, self._clock.now_ms())
+        by, live = By(actor, reason, self._clock.now_ms()), self._live_members()
+        wanted = Edit(letter, version, record, diff)
         return await self._writer.change(
-            lambda change: operators.edit(change, letter, record, diff, by)
+            lambda change: operators.edit(change, wanted, by, live=live)
         )
 
     async def republish(self, letter: UUID, record: Record, *, actor: str, reason: str) -> Position:
@@ -336,8 +374,10 @@ class EmbeddedBroker:
 
     async def resume_operation(self, id: int, *, actor: str, reason: str) -> None:
         """See `Operators.resume_operation`."""
-        by = By(actor, reason, self._clock.now_ms())
-        await self._writer.change(lambda change: operators.resume_operation(change, id, by))
+        by, live = By(actor, reason, self._clock.now_ms()), self._live_members()
+        await self._writer.change(
+            lambda change: operators.resume_operation(change, id, by, live=live)
+        )
         await self._go_on(id)
 
     async def cancel_operation(self, id: int, *, actor: str, reason: str) -> None:
@@ -353,8 +393,10 @@ class EmbeddedBroker:
 
     async def resume(self, group: str, *, actor: str) -> None:
         """See `Operators.resume`."""
-        by = By(actor, "", self._clock.now_ms())
-        await self._writer.change(lambda change: operators.resume_group(change, group, by))
+        by, live = By(actor, "", self._clock.now_ms()), self._live_members()
+        await self._writer.change(
+            lambda change: operators.resume_group(change, group, by, live=live)
+        )
 
     async def status(self) -> Status:
         """See `Queries.status`."""
@@ -400,12 +442,11 @@ class EmbeddedBroker:
         with self._file.reading():
             return letters.history(self._file.reader, id)
 
-    async def plan_replay(self, letters: Sequence[UUID] | Query) -> Plan:
+    async def plan_replay(
+        self, letters: Sequence[UUID] | Query, *, versions: Mapping[UUID, int] | None = None
+    ) -> Plan:
         """See `Queries.plan_replay`."""
-        selected = await selection.select(
-            self._file, letters, kind="replay", replays_max=self._limits.replays_max
-        )
-        return selected.plan
+        return (await self._selected("replay", letters, versions)).plan
 
     async def operation(self, id: int) -> OperationStatus:
         """See `Queries.operation`."""

@@ -80,7 +80,8 @@ CREATE TABLE batch (
 );
 CREATE UNIQUE INDEX batch_by_offset ON batch (topic, partition, base_offset);
 
--- seen_ms: when a member of it was last alive, give or take a minute.
+-- seen_ms: when a member of it was last alive, give or take a minute. replays_max: of the member
+-- that joined last.
 CREATE TABLE consumer_group (
     name TEXT PRIMARY KEY,
     start TEXT NOT NULL,
@@ -89,7 +90,8 @@ CREATE TABLE consumer_group (
     app TEXT NOT NULL,
     created_ms INTEGER NOT NULL,
     seen_ms INTEGER NOT NULL,
-    paused TEXT
+    paused TEXT,
+    replays_max INTEGER
 ) WITHOUT ROWID;
 
 -- What each member of a group handles. What a dead one handled stays until a live one handles it,
@@ -288,11 +290,13 @@ CREATE TABLE operation_part (
 CREATE UNIQUE INDEX operation_part_by_group ON operation_part (operation, consumer_group);
 
 -- Letters that an operation has not come to yet, in steps, each a JSON array of their numbers: one
--- row for a thousand, so that the whole selection is written before anything is changed.
+-- row for a thousand, so that the whole selection is written before anything is changed. versions:
+-- those at which they were seen, where they were; an array as long.
 CREATE TABLE operation_selection (
     part INTEGER NOT NULL,
     step INTEGER NOT NULL,
     letters TEXT NOT NULL,
+    versions TEXT,
     PRIMARY KEY (part, step)
 ) WITHOUT ROWID;
 

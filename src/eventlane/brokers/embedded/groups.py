@@ -52,6 +52,10 @@ def join(
             "UPDATE consumer_group SET ordering = ?, on_dead = ?, app = ? WHERE name = ?",
             (spec.ordering, spec.on_dead, spec.app, spec.name),
         )
+    transaction.execute(
+        "UPDATE consumer_group SET replays_max = coalesce(?, replays_max) WHERE name = ?",
+        (spec.replays_max, spec.name),
+    )
     seen(transaction, [spec.name], now_ms)
     owners.register(transaction, spec, member, members.app_of)
     starts_now = is_new and spec.start == "now"

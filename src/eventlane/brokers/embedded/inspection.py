@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _AHEAD_MAX = 10_000
-"""Events above a watermark among which the next one of a key is looked for."""
+"""Events above a watermark among which the next ones of a key are looked for."""
 _AHEAD_PER_READ = 1_000
 _SINGLES_MAX = 1_000
 """Lanes of one event each that are looked at."""
@@ -111,19 +111,19 @@ async def lane_views(
     views: list[LaneView] = []
     for group in groups:
         at = _Lanes(log, group, (group.name, topic.name, partition))
-        ahead = await at.ahead(file, key)
+        ahead, first = await at.ahead(file, key)
         with snapshot(file):
             if group.ordering == "none":
-                view = at.of_singles(key, [offset for offset, _ in ahead])
+                view = at.of_singles(key, ahead)
             else:
                 view = at.of_lane(group.lane_of(key, 0))
             stopped_at = at.stopped_at()
-        if view.front is None and ahead:
-            view = msgspec.structs.replace(view, front=_front(*ahead[0]))
-        front = view.front
+        front = view.front or first
         owner = None if group.owner is None else heartbeat(group.owner)
         view = msgspec.structs.replace(
             view,
+            front=front,
+            waiting=0 if front is None else len(ahead) - (front.offset in ahead),
             blocked=() if owner is None else _about(topic.name, partition, owner.blocked),
             members=members.get(group.name, 0),
             behind=0 if front is None else max(0, front.offset - group.watermark),
@@ -149,27 +149,26 @@ class _Lanes:
         self._group = group
         self._place = place
 
-    async def ahead(self, file: File, key: bytes) -> list[tuple[int, Record]]:
-        """The next events of the key's lane that have no outcome, in order: some of them."""
+    async def ahead(self, file: File, key: bytes) -> tuple[list[int], LaneFront | None]:
+        """The next events of the key's lane that have no outcome, in order, and the first one."""
         group, (_, topic, partition) = self._group, self._place
-        found: list[tuple[int, Record]] = []
+        found: list[int] = []
+        first: LaneFront | None = None
         offset = group.watermark
         while offset < group.watermark + _AHEAD_MAX:
             with file.reading():
                 batch = self._log.fetch(topic, partition, offset, _AHEAD_PER_READ)
             if not batch.records:
                 break
-            found += (
-                (at, record)
-                for at, record in zip(batch.offsets, batch.records, strict=True)
-                if (group.ordering == "partition" or record.key == key)
-                and not group.has_settled(at)
-            )
-            if found and group.ordering != "none":
-                break
+            for at, record in zip(batch.offsets, batch.records, strict=True):
+                if group.ordering != "partition" and record.key != key:
+                    continue
+                if not group.has_settled(at):
+                    found.append(at)
+                    first = first or _front(at, record)
             offset = batch.offsets[-1] + 1
             await yield_to_loop()
-        return found
+        return found, first
 
     def stopped_at(self) -> int | None:
         """The first dead letter that stops the partition."""

@@ -43,10 +43,12 @@ def any_running(connection: sqlite3.Connection, group: str) -> bool:
     return row is not None
 
 
-def advance(transaction: Transaction, group: str, now_ms: int) -> int | None:
-    """See `Consumer.advance_operations`."""
+def advance(
+    transaction: Transaction, group: str, now_ms: int, *, is_live: bool = True
+) -> int | None:
+    """See `Consumer.advance_operations`; a member of the group that asks is a live one."""
     found = parts(transaction.connection, "state != 'paused' AND consumer_group = ?", group)
-    due_ms = [step(transaction, part, now_ms) for part in found]
+    due_ms = [step(transaction, part, now_ms, is_live=is_live) for part in found]
     return min((ms for ms in due_ms if ms is not None), default=None)
 
 
@@ -54,7 +56,7 @@ def go_on(transaction: Transaction, operation: int, now_ms: int) -> bool:
     """Take the next step of an operation; whether there is another one that needs no owner."""
     found = parts(transaction.connection, "state != 'paused' AND operation = ?", operation)
     due_ms = [
-        step(transaction, part, now_ms)
+        step(transaction, part, now_ms, is_live=False)
         for part in found
         if not part.replays or part.state == "cancelled"
     ]

@@ -6,7 +6,7 @@ partition, who carries it out under its epoch.
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -27,7 +27,7 @@ from eventlane.brokers.embedded.parts import (
     restart,
     return_untaken,
 )
-from eventlane.brokers.embedded.selection import candidates, problem
+from eventlane.brokers.embedded.selection import Step, candidates, problem
 from eventlane.brokers.embedded.steps import step
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.errors import Conflict, NotFound, Refused
@@ -37,6 +37,7 @@ from eventlane.replay import UNPACED, OperationKind, Pace
 
 __all__ = [
     "By",
+    "Edit",
     "Wanted",
     "begin",
     "cancel_operation",
@@ -65,6 +66,9 @@ class Wanted(NamedTuple):
 
     kind: OperationKind
     replays_max: int
+    """For groups that say nothing of it."""
+    live: Container[str]
+    """Groups with a live member."""
     pace: Pace = UNPACED
     allow_gap: bool = False
     query: str | None = None
@@ -72,11 +76,13 @@ class Wanted(NamedTuple):
     refused."""
 
 
-def begin(transaction: Transaction, wanted: Wanted, steps: dict[str, list[str]], by: By) -> int:
+def begin(
+    transaction: Transaction, wanted: Wanted, steps: Mapping[str, Sequence[Step]], by: By
+) -> int:
     """Write an operation with all that it is about, and take its first step in each group.
 
     Raises:
-        Conflict: A letter that was named is being replayed by now.
+        Conflict: A letter that was named is being replayed by now, or has changed.
         Refused: A letter that was named, and is among the first thousand, cannot be had by now.
     """
     operation = transaction.execute(
@@ -100,15 +106,26 @@ def begin(transaction: Transaction, wanted: Wanted, steps: dict[str, list[str]],
     for group, letters in steps.items():
         begin_part(transaction, operation, group, letters)
     for part in parts(transaction.connection, "operation = ?", operation):
-        step(transaction, part, by.now_ms, is_strict=wanted.query is None)
+        is_live = part.group in wanted.live
+        step(transaction, part, by.now_ms, is_live=is_live, is_strict=wanted.query is None)
     return operation
 
 
-def edit(transaction: Transaction, letter: UUID, record: Record, diff: str, by: By) -> int:
+class Edit(NamedTuple):
+    """What is to be handled in the place of a letter."""
+
+    letter: UUID
+    version: int | None
+    record: Record
+    diff: str
+
+
+def edit(transaction: Transaction, wanted: Edit, by: By, *, live: Container[str]) -> int:
     """See `Operators.edit`: the child takes the letter's place, and is replayed."""
+    letter, record = wanted.letter, wanted.record
     parent = _letter(transaction, letter)
     (own,) = candidates(transaction.connection, json.dumps([parent.number]))
-    found = problem(transaction.connection, own, "edit", 0)
+    found = problem(transaction.connection, own, "edit", 0, wanted.version)
     if found is not None:
         raise found.as_error()
     child = msgspec.structs.replace(
@@ -139,10 +156,11 @@ def edit(transaction: Transaction, letter: UUID, record: Record, diff: str, by: 
         "INSERT INTO envelope (number, letter) VALUES (?, ?)",
         (number, _encode_json(child).decode()),
     )
-    operation = begin(transaction, Wanted("edit", 0), {child.group: [json.dumps([number])]}, by)
+    steps = {child.group: [Step(json.dumps([number]))]}
+    operation = begin(transaction, Wanted("edit", 0, live), steps, by)
     audit(
         transaction,
-        Audited("edit", by.actor, by.reason, by.now_ms, operation, diff),
+        Audited("edit", by.actor, by.reason, by.now_ms, operation, wanted.diff),
         [(child.group, parent.number)],
     )
     return operation
@@ -201,13 +219,15 @@ def pause_operation(transaction: Transaction, operation: int, by: By) -> None:
     _note_operation(transaction, "pause", operation, by)
 
 
-def resume_operation(transaction: Transaction, operation: int, by: By) -> None:
+def resume_operation(
+    transaction: Transaction, operation: int, by: By, *, live: Container[str]
+) -> None:
     """See `Operators.resume_operation`."""
     _set_state(transaction, operation, "running", ("paused",), by)
     restart(transaction, operation)
     _note_operation(transaction, "resume", operation, by)
     for part in parts(transaction.connection, "operation = ?", operation):
-        step(transaction, part, by.now_ms)
+        step(transaction, part, by.now_ms, is_live=part.group in live)
 
 
 def cancel_operation(transaction: Transaction, operation: int, by: By) -> None:
@@ -282,7 +302,7 @@ def pause_group(transaction: Transaction, group: str, by: By) -> None:
     audit(transaction, Audited("pause", *by), [(group, None)])
 
 
-def resume_group(transaction: Transaction, group: str, by: By) -> None:
+def resume_group(transaction: Transaction, group: str, by: By, *, live: Container[str]) -> None:
     """See `Operators.resume`."""
     if _pause_of(transaction, group) is None:
         who = _who_changed(transaction, _PAUSES, group)
@@ -294,7 +314,7 @@ def resume_group(transaction: Transaction, group: str, by: By) -> None:
     transaction.alters = True
     audit(transaction, Audited("resume", *by), [(group, None)])
     # Its operations have released nothing meanwhile.
-    operations.advance(transaction, group, by.now_ms)
+    operations.advance(transaction, group, by.now_ms, is_live=group in live)
 
 
 _PAUSES = "consumer_group = ? AND operation IS NULL AND action IN ('pause', 'resume')"

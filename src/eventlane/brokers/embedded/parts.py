@@ -80,16 +80,18 @@ def parts(connection: sqlite3.Connection, condition: str, *values: object) -> li
     return found
 
 
-def begin_part(transaction: Transaction, operation: int, group: str, steps: Sequence[str]) -> None:
-    """Write what an operation is about in one group."""
-    total = sum(len(json.loads(letters)) for letters in steps)
+def begin_part(
+    transaction: Transaction, operation: int, group: str, steps: Sequence[tuple[str, str | None]]
+) -> None:
+    """Write what an operation is about in one group; the steps are those of a selection."""
+    total = sum(len(json.loads(letters)) for letters, _ in steps)
     part = transaction.execute(
         "INSERT INTO operation_part (operation, consumer_group, total, pacing) VALUES (?, ?, ?, ?)",
         (operation, group, total, _encode(Pacing())),
     ).lastrowid
     transaction.executemany(
-        "INSERT INTO operation_selection (part, step, letters) VALUES (?, ?, ?)",
-        [(part, number, letters) for number, letters in enumerate(steps)],
+        "INSERT INTO operation_selection (part, step, letters, versions) VALUES (?, ?, ?, ?)",
+        [(part, number, *each) for number, each in enumerate(steps)],
     )
 
 

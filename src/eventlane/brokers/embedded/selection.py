@@ -7,7 +7,7 @@ changed by the time when the operation comes to a letter is asked again then.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -25,6 +25,7 @@ __all__ = [
     "Candidate",
     "Problem",
     "Selected",
+    "Step",
     "candidates",
     "doubtful",
     "gap",
@@ -56,7 +57,10 @@ class Candidate(NamedTuple):
     lane: bytes | int
     on_dead: str
     state: LetterState
+    version: int
     replay_count: int
+    replays_max: int | None
+    """What its group permits; None: that is not known."""
     counted: int
     parked: int
     """Events that are parked in its lane."""
@@ -80,12 +84,29 @@ class Problem(NamedTuple):
         )
 
 
+class Step(NamedTuple):
+    """Letters that an operation comes to at once."""
+
+    letters: str
+    """Their numbers, in the order of the log: a JSON array."""
+    versions: str | None = None
+    """At which version each was seen, or null; None: that is not asked of any."""
+
+    @property
+    def seen(self) -> dict[int, int]:
+        """The versions, by the numbers of the letters."""
+        if self.versions is None:
+            return {}
+        pairs = zip(json.loads(self.letters), json.loads(self.versions), strict=True)
+        return {number: version for number, version in pairs if version is not None}
+
+
 class Selected(NamedTuple):
     """What an operation is about."""
 
     plan: Plan
-    steps: dict[str, list[str]]
-    """For each group the numbers of its letters, in the order of the log: JSON arrays.
+    steps: dict[str, list[Step]]
+    """For each group its letters, in the order of the log.
 
     Those that it cannot have are among them, so that it keeps why when it comes to them.
     """
@@ -99,7 +120,7 @@ class Selected(NamedTuple):
 
         Raises:
             NotFound: Nothing meets the query.
-            Conflict: A letter that was named is being replayed.
+            Conflict: A letter that was named is being replayed, or has changed since it was seen.
             Refused: A letter that was named cannot be had, or one would pass another.
         """
         if self.refusal is not None and (query is None or not self.plan.count):
@@ -112,7 +133,9 @@ class Selected(NamedTuple):
 
 _CANDIDATES = """
 SELECT letter.number, letter.id, letter.consumer_group, letter.topic, letter.partition, offset,
-    letter.lane, on_dead, state, replay_count, counted, coalesce(parked, 0), blockers
+    letter.lane, on_dead, state, version, replay_count,
+    (SELECT replays_max FROM consumer_group WHERE name = letter.consumer_group) AS most,
+    counted, coalesce(parked, 0), blockers
 FROM json_each(?) AS chosen JOIN letter ON letter.number = chosen.value
 LEFT JOIN lane ON lane.consumer_group = letter.consumer_group AND lane.topic = letter.topic
     AND lane.partition = letter.partition AND lane.lane = letter.lane
@@ -121,7 +144,7 @@ WHERE {} ORDER BY chosen.key
 # An array of msgpack begins with its length: 90 is empty, 91 has one element, which is the letter
 # itself if it closes its lane.
 _DOUBTFUL = """
-state != ? OR (? AND replay_count >= ?)
+state != ? OR (? AND replay_count >= coalesce(most, ?))
     OR (? AND coalesce(blockers, x'90') != x'90'
         AND (on_dead = 'continue' OR substr(blockers, 1, 1) != x'91'))
 """
@@ -149,9 +172,17 @@ def _candidates(connection: sqlite3.Connection, condition: str, *values: object)
 
 
 def problem(
-    connection: sqlite3.Connection, letter: Candidate, kind: OperationKind, replays_max: int
+    connection: sqlite3.Connection,
+    letter: Candidate,
+    kind: OperationKind,
+    replays_max: int,
+    seen: int | None = None,
 ) -> Problem | None:
-    """Why an operation cannot have a letter, whatever its lane; None if it can."""
+    """Why an operation cannot have a letter, whatever its lane; None if it can.
+
+    `replays_max` holds where the letter's group says nothing; `seen` is the version that it had
+    for who asks.
+    """
     wanted = "archived" if kind == "restore" else "open"
     verb = _VERBS[kind]
     if letter.state == "replaying":
@@ -161,9 +192,15 @@ def problem(
         changed = _last_change(connection, letter.number)
         why = f"expected one that is {wanted}, got one that is {letter.state}{changed}"
         return Problem(Refused, letter.id, verb, why)
-    if kind == "replay" and letter.replay_count >= replays_max:
+    if seen not in (None, letter.version):
+        changed = _last_change(connection, letter.number)
+        why = f"it has changed{changed}: expected version {seen}, got {letter.version}. Look again"
+        return Problem(Conflict, letter.id, verb, why)
+    most = replays_max if letter.replays_max is None else letter.replays_max
+    if kind == "replay" and letter.replay_count >= most:
+        whose = "" if letter.replays_max is None else "its group's "
         why = (
-            f"it was replayed {letter.replay_count} times, and Limits.replays_max={replays_max}: "
+            f"it was replayed {letter.replay_count} times, and {whose}Limits.replays_max={most}: "
             "archive it, edit it, or raise the limit"
         )
         return Problem(Refused, letter.id, verb, why)
@@ -209,9 +246,14 @@ def gap(conflict: OrderConflict) -> Problem:
 
 
 async def select(
-    file: File, letters: Sequence[UUID] | Query, *, kind: OperationKind, replays_max: int
+    file: File,
+    letters: Sequence[UUID] | Query,
+    *,
+    kind: OperationKind,
+    replays_max: int,
+    versions: Mapping[UUID, int],
 ) -> Selected:
-    """Work out what an operation is about.
+    """Work out what an operation is about; `versions` are those at which letters were seen.
 
     Raises:
         NotFound: An id is unknown.
@@ -219,7 +261,7 @@ async def select(
     """
     wanted: LetterState = "archived" if kind == "restore" else "open"
     pages = _found(file, wanted, letters) if isinstance(letters, Query) else _named(file, letters)
-    selecting = _Selecting(kind, replays_max)
+    selecting = _Selecting(kind, replays_max, versions)
     async for page in pages:
         selecting.numbers.update(dict.fromkeys(page))
     numbers = list(selecting.numbers)
@@ -260,11 +302,14 @@ async def _named(file: File, ids: Sequence[UUID]) -> AsyncIterator[list[int]]:
 class _Selecting:
     """A selection while it is worked out."""
 
-    def __init__(self, kind: OperationKind, replays_max: int) -> None:
+    def __init__(self, kind: OperationKind, replays_max: int, versions: Mapping[UUID, int]) -> None:
         self.numbers: dict[int, None] = {}
         """Of all letters that were asked for, once each."""
         self._kind: OperationKind = kind
         self._replays_max = replays_max
+        self._versions = {letter.bytes: version for letter, version in versions.items()}
+        self._seen: dict[int, int] = {}
+        """The same by number."""
         self._places: list[tuple[str, str, int, int, int]] = []
         """Group, topic, partition, offset and number of all letters."""
         self._count: Counter[str] = Counter()
@@ -282,7 +327,10 @@ class _Selecting:
         for each in candidates(connection, numbers):
             place = (each.group, each.topic, each.partition)
             self._places.append((*place, each.offset, each.number))
-            found = problem(connection, each, self._kind, self._replays_max)
+            seen = self._versions.get(each.id)
+            if seen is not None:
+                self._seen[each.number] = seen
+            found = problem(connection, each, self._kind, self._replays_max, seen)
             if found is not None:
                 self._refusal_count += 1
                 if len(self._refusals) < _SHOWN_MAX:
@@ -323,7 +371,7 @@ class _Selecting:
             ),
             {
                 group: [
-                    json.dumps(numbers[start : start + STEP_LETTERS])
+                    self._step(numbers[start : start + STEP_LETTERS])
                     for start in range(0, len(numbers), STEP_LETTERS)
                 ]
                 for group, numbers in of_group.items()
@@ -331,3 +379,7 @@ class _Selecting:
             self._refusals[0] if self._refusals else None,
             gap(self._conflicts[0]) if self._conflicts else None,
         )
+
+    def _step(self, numbers: list[int]) -> Step:
+        seen = [self._seen.get(each) for each in numbers] if self._seen else None
+        return Step(json.dumps(numbers), None if seen is None else json.dumps(seen))

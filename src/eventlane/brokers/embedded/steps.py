@@ -33,9 +33,16 @@ _RELEASED_MAX = 2_000
 
 
 def step(
-    transaction: Transaction, part: Part, now_ms: int, *, is_strict: bool = False
+    transaction: Transaction,
+    part: Part,
+    now_ms: int,
+    *,
+    is_live: bool,
+    is_strict: bool = False,
 ) -> int | None:
     """One step; when there is another one to take, None if something has to end before.
+
+    It releases nothing unless the group `is_live`: what an owner has, nobody can take back.
 
     Raises:
         EventlaneError: It is strict, and cannot have one of the letters that it comes to.
@@ -47,7 +54,7 @@ def step(
         return now_ms if left else None
     has_more = _take_step(transaction, part, now_ms, is_strict=is_strict)
     due_ms: int | None = None
-    if part.replays and not _is_paused(transaction, part.group):
+    if part.replays and is_live and not _is_paused(transaction, part.group):
         due_ms = _release(transaction, part, now_ms)
     finish(transaction, part, now_ms)
     return now_ms if has_more else due_ms
@@ -66,12 +73,13 @@ def _is_paused(transaction: Transaction, group: str) -> bool:
 def _take_step(transaction: Transaction, part: Part, now_ms: int, *, is_strict: bool) -> bool:
     """Make the next letters of the selection the operation's own; whether there are more."""
     steps = transaction.execute(
-        "SELECT step, letters FROM operation_selection WHERE part = ? ORDER BY step LIMIT 2",
+        "SELECT step, letters, versions FROM operation_selection WHERE part = ? "
+        "ORDER BY step LIMIT 2",
         (part.id,),
     ).fetchall()
     if steps:
-        number, letters = steps[0]
-        _take_up(transaction, part, letters, now_ms, is_strict=is_strict)
+        number, *taken = steps[0]
+        _take_up(transaction, part, selection.Step(*taken), now_ms, is_strict=is_strict)
         transaction.execute(
             "DELETE FROM operation_selection WHERE part = ? AND step = ?", (part.id, number)
         )
@@ -79,14 +87,15 @@ def _take_step(transaction: Transaction, part: Part, now_ms: int, *, is_strict: 
 
 
 def _take_up(
-    transaction: Transaction, part: Part, letters: str, now_ms: int, *, is_strict: bool
+    transaction: Transaction, part: Part, wanted: selection.Step, now_ms: int, *, is_strict: bool
 ) -> None:
     """Make letters the operation's own; those that it cannot have are noted with the reason.
 
     Raises:
         EventlaneError: It is strict, and there is one that it cannot have.
     """
-    skipped = _problems(transaction, part, letters, is_strict=is_strict)
+    letters = wanted.letters
+    skipped = _problems(transaction, part, wanted, is_strict=is_strict)
     if skipped:
         left = [number for number in json.loads(letters) if number not in skipped]
         letters = json.dumps(left)
@@ -109,9 +118,9 @@ def _take_up(
 
 
 def _problems(
-    transaction: Transaction, part: Part, letters: str, *, is_strict: bool
+    transaction: Transaction, part: Part, wanted: selection.Step, *, is_strict: bool
 ) -> dict[int, Problem]:
-    connection = transaction.connection
+    connection, letters, seen = transaction.connection, wanted.letters, wanted.seen
     found: dict[int, Problem] = {}
 
     def is_chosen(number: int) -> bool:
@@ -122,10 +131,15 @@ def _problems(
         ).fetchone()
         return row is not None and row[0] != "skipped"
 
-    doubtful = selection.doubtful(connection, letters, part.kind, part.replays_max)
+    if seen:
+        doubtful = selection.candidates(connection, letters)
+    else:
+        doubtful = selection.doubtful(connection, letters, part.kind, part.replays_max)
     numbers: frozenset[int] = frozenset(json.loads(letters) if doubtful else ())
     for each in doubtful:
-        problem = selection.problem(connection, each, part.kind, part.replays_max)
+        problem = selection.problem(
+            connection, each, part.kind, part.replays_max, seen.get(each.number)
+        )
         if problem is None and part.replays and not part.allow_gap:
             conflict = selection.order_conflict(connection, each, is_chosen)
             problem = None if conflict is None else selection.gap(conflict)
