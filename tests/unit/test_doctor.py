@@ -452,6 +452,7 @@ async def test_an_operation_that_waits_is_found(directory: Path) -> None:
 
 async def test_a_cap_that_is_near_is_found(shop: Shop) -> None:
     async with shop.app:
+        await shop.app.publish_many([Ordered("a" * 100_000, 1)] * 6)  # the least cap is 1 MiB
         used = (await shop.app.status()).disk_bytes
     near = shop.app.replace(limits=Limits(disk_bytes_max=used + 10))
     assert "there publishing is refused" in (await only(near, "caps", "warning")).message
