@@ -455,7 +455,8 @@ async def test_a_cap_that_is_near_is_found(shop: Shop) -> None:
         await shop.app.publish_many([Ordered("a" * 100_000, 1)] * 6)  # the least cap is 1 MiB
         used = (await shop.app.status()).disk_bytes
     near = shop.app.replace(limits=Limits(disk_bytes_max=used + 10))
-    assert "there publishing is refused" in (await only(near, "caps", "warning")).message
+    (found,) = [each for each in await wrong(near) if each.check == "caps"]
+    assert (found.level, "there publishing is refused" in found.message) == ("warning", True)
 
 
 async def test_an_account_that_does_not_balance_is_found(shop: Shop, directory: Path) -> None:
