@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench prove lock clean demo-environment dev-environment
+.PHONY: help demo test check fix bench prove soak lock clean demo-environment dev-environment
 CHECKS := check-format check-lint check-mypy check-pyright check-tidy
 .PHONY: $(CHECKS)
 
@@ -31,6 +31,9 @@ bench: dev-environment ## run the benchmarks; ARGS="--only NAME --json FILE"
 
 prove: dev-environment ## the long loops; writes docs/reference/proof.md; ARGS="--only kill disk"
 	@exec .venv/bin/python -m tests.prove $(ARGS)
+
+soak: dev-environment ## load, kill -9 and replay for minutes; memory and file have to stay flat; ARGS="--minutes 10 --seed N"
+	@exec .venv/bin/python -m tests.soak $(ARGS)
 
 lock: dev-environment ## resolve requirements/*.in anew; ARGS="--upgrade" for newer versions
 	@set -e; cd requirements; \

@@ -43,8 +43,14 @@ PROOFS = (
     Proof(
         "kill",
         "kill -9 of publishers, workers and operators at random moments",
-        _tests("tests/crash/test_kill.py"),
+        _tests("tests/crash/test_kill.py", "-k", "keeps_order_and_charges_once"),
         {"KILL_ROUNDS": "200"},
+    ),
+    Proof(
+        "kill-worker",
+        "kill -9 of a random one of several workers of each group, round after round",
+        _tests("tests/crash/test_kill.py", "-k", "one_of_several_workers"),
+        {"WORKER_KILL_ROUNDS": "200"},
     ),
     Proof(
         "disk",

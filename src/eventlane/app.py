@@ -214,7 +214,7 @@ class App(Lifecycle, Inspecting):
         broker = await self._open_broker()
         self._loop = asyncio.get_running_loop()
         self._has_moved = asyncio.Event()
-        self._topics.ready.clear()
+        self._topics.forget()
         self._broker = broker
         log.info("%s: connected to %s, durability %s", self.name, broker.url, broker.durability)
         return self

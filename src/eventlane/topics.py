@@ -1,5 +1,6 @@
 """The topics of an app: declared by its event types, created when first needed."""
 
+import asyncio
 import dataclasses
 
 from eventlane.broker import Broker
@@ -20,7 +21,10 @@ class Topics:
         self.creates = create
         self._declared: dict[str, tuple[Topic, str]] = {}
         self.ready: set[str] = set()
-        """Names of topics that are known to exist."""
+        """Names of topics that are known to exist, and that nobody waits for any more."""
+        self._found: set[str] = set()
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+        """Topics that are waited for, and by how many."""
 
     def declare(self, topic: Topic, declared_at: str) -> None:
         """Take in the settings that an event type declares for its topic.
@@ -37,6 +41,12 @@ class Topics:
                 f"topic {topic.name!r} has two settings: {before} ({where}) and {topic} "
                 f"({declared_at}). State them once, and give only the name elsewhere."
             )
+
+    def forget(self) -> None:
+        """Forget which topics exist: it is another broker from now on, or in another state."""
+        self.ready.clear()
+        self._found.clear()
+        self._turns.clear()
 
     def wanted(self, name: str) -> Topic:
         """A topic with the settings that were declared for it."""
@@ -55,15 +65,30 @@ class Topics:
         """
         if name in self.ready:
             return
+        # In the order of the calls: who has waited goes on before who comes now, so that events of
+        # a key that were published without waiting for each other keep their order.
+        turn, count = self._turns.get(name) or (asyncio.Lock(), 0)
+        self._turns[name] = (turn, count + 1)
+        try:
+            async with turn:
+                if name not in self._found:
+                    await self._ensure(broker, name)
+                    self._found.add(name)
+        finally:
+            _, count = self._turns.pop(name)
+            if count > 1:
+                self._turns[name] = (turn, count - 1)
+            elif name in self._found:
+                self.ready.add(name)
+
+    async def _ensure(self, broker: Broker, name: str) -> None:
         if name.endswith(DLQ_SUFFIX):
             # What dead letters say of themselves must always have a place: see notice.py.
             source = name.removesuffix(DLQ_SUFFIX).rpartition(".")[0]
             await broker.ensure_topic(DlqTopic(name, partitions=len(await broker.ends(source))))
-            self.ready.add(name)
             return
         topic = self.wanted(name)
         if self.creates:
             await broker.ensure_topic(topic)
         else:
             await broker.ends(name)
-        self.ready.add(name)

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,7 +53,12 @@ def _write(line: bytes) -> None:
 
 
 def end_with_parent() -> None:
-    """End when the test has ended, however that came."""
+    """End when the test has ended, however that came; and at once if told to before it has begun.
+
+    It was started with SIGTERM held back: whoever stops it need not know how far it is.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until it handles, and drains
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def watch() -> None:
         while os.read(0, 1024):  # nothing is read once the other end is closed
@@ -63,6 +69,15 @@ def end_with_parent() -> None:
 
 
 # --- in the test ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sigterm_held_back() -> Generator[None]:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class Child:
@@ -90,6 +105,10 @@ class Child:
     def last_words(self) -> str:
         return self._log.read_text("utf-8", "replace")[-4000:]
 
+    def forget(self) -> None:
+        """Its last words have been of no interest."""
+        self._log.unlink()
+
 
 class Children:
     """All processes of a test."""
@@ -100,6 +119,7 @@ class Children:
         self.said: list[list[Any]] = []
         """By whom, and what, where it is no operation."""
         self.all: list[Child] = []
+        self.started = 0
         self.runs = 0
         """How many runs of handlers there are in the history."""
         self._module = module
@@ -124,9 +144,10 @@ class Children:
 
     async def start(self, role: str, *arguments: object) -> Child:
         """Start one; it is named by its role and a number of its own."""
-        called = f"{role}-{len(self.all)}"
+        called = f"{role}-{self.started}"
+        self.started += 1
         path = self._logs / f"{called}.log"
-        with path.open("wb") as log:
+        with path.open("wb") as log, _sigterm_held_back():
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", self._module, called, role, *map(str, arguments)),
                 stdin=asyncio.subprocess.PIPE,
@@ -158,6 +179,18 @@ class Children:
         """One has ended without leaving; all that it has said comes before that."""
         self._read()
         self.history.append(Died(process=child.name))
+
+    def take(self) -> list[Operation]:
+        """The history, which begins anew; who has ended is forgotten, and all that was said."""
+        self._read()
+        history, self.history = self.history, []
+        self.said = []
+        for child in self.all:
+            if child.returncode is not None:
+                self._parts.pop(child.name.encode(), None)
+                child.forget()
+        self.all = [child for child in self.all if child.returncode is None]
+        return history
 
     async def until(
         self,

@@ -121,23 +121,27 @@ async def publish(directory: str, first: int) -> None:
 
 
 async def operate(directory: str, seed: int) -> None:
+    async with made_app(directory) as app:
+        await operate_at_random(app, seed, OPERATED_S)
+
+
+async def operate_at_random(app: App, seed: int, pause_s: float) -> None:
     """Do what operators do, at random; what cannot be done is refused, and nothing else happens."""
     chance = random.Random(seed)
-    async with made_app(directory) as app:
-        for group in GROUPS:  # Who was killed may have left it paused.
-            with contextlib.suppress(NotFound, Conflict):
-                await app.resume(group)
-        while True:
-            do = chance.choice(
-                (replay, replay, replay, archive, restore, pause_or_cancel, resume, pause_group)
-            )
-            try:
-                done = await do(app, chance)
-            except (Refused, Conflict, NotFound) as error:
-                say("refused", do.__name__, str(error))
-            else:
-                say("operated" if done else "nothing to do", do.__name__)
-            await sleep(chance.uniform(0, 2 * OPERATED_S))
+    for group in GROUPS:  # Who was killed may have left it paused.
+        with contextlib.suppress(NotFound, Conflict):
+            await app.resume(group)
+    while True:
+        do = chance.choice(
+            (replay, replay, replay, archive, restore, pause_or_cancel, resume, pause_group)
+        )
+        try:
+            done = await do(app, chance)
+        except (Refused, Conflict, NotFound) as error:
+            say("refused", do.__name__, str(error))
+        else:
+            say("operated" if done else "nothing to do", do.__name__)
+        await sleep(chance.uniform(0, 2 * pause_s))
 
 
 async def some_letters(app: App, chance: random.Random, state: Any) -> list[DeadLetter]:

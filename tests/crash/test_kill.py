@@ -1,36 +1,71 @@
 """kill -9 of real processes, at random moments: nothing is lost, overtaken or charged twice.
 
-A publisher, two workers and an operator are killed and started again, for `ROUNDS` rounds, while
-some events fail, some are parked and some die. Then all that is dead is replayed until nothing is
-left, and the history of all processes is judged.
+A publisher, workers and an operator are killed and started again, for so many rounds, while some
+events fail, some are parked and some die: all of them at random, or one of several workers in each
+round. Then all that is dead is replayed until nothing is left, and the history of all processes is
+judged.
 """
 
 import os
 import random
+import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 
 from eventlane import App, Conflict
-from eventlane.testing.checker import check
+from eventlane.testing.checker import Kind, check
 from eventlane.testing.history import Acquired, Final, Operation, Published, Started
 from tests.crash.children import Child, Children
 from tests.crash.processes import GROUPS, KEYS, Effect, Step, made_app
 from tests.crash.recording import file_of, final_of
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "20"))
 SEED = os.environ.get("KILL_SEED")
-ROLES = ("publisher", "worker", "worker", "operator")
 NUMBERS_A_PUBLISHER = 1_000_000
+LOOKED_FOR = (Kind.LOST, Kind.OVERTAKE, Kind.CROSS_GROUP_LEAK, Kind.ATTEMPTS_DOWN)
+
+
+class Plan(NamedTuple):
+    """Who is there, and how many of the victims die in a round."""
+
+    rounds: int
+    roles: tuple[str, ...]
+    victims: tuple[str, ...]
+    at_once: tuple[int, ...]
+
+
+ANYBODY = Plan(
+    rounds=int(os.environ.get("KILL_ROUNDS", "20")),
+    roles=("publisher", "worker", "worker", "operator"),
+    victims=("publisher", "worker", "operator"),
+    at_once=(1, 1, 2, 3, 4),
+)
+ONE_WORKER = Plan(
+    rounds=int(os.environ.get("WORKER_KILL_ROUNDS", "8")),
+    roles=("publisher", "operator", "worker", "worker", "worker", "worker"),
+    victims=("worker",),
+    at_once=(1,),
+)
 
 
 async def test_kill_9_loses_nothing_keeps_order_and_charges_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    await go_through(ANYBODY, tmp_path, capsys)
+
+
+async def test_kill_9_of_one_of_several_workers_loses_leaks_and_overtakes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await go_through(ONE_WORKER, tmp_path, capsys)
+
+
+async def go_through(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = random.randrange(1 << 32) if SEED is None else int(SEED)
     with capsys.disabled():
         print(f"\nkill -9: seed {seed} ", end="", flush=True)
@@ -41,9 +76,11 @@ async def test_kill_9_loses_nothing_keeps_order_and_charges_once(
         Children("tests.crash.processes", tmp_path / "logs") as children,
     ):
         await app.publish_many([Step(key, 0) for key in KEYS])
-        kills = await kill_at_random(children, directory, chance)
+        began_s = time.monotonic()
+        kills = await kill_at_random(plan, children, directory, chance)
+        round_s = (time.monotonic() - began_s) / plan.rounds
         worker = await children.start("worker", directory, 0)
-        await replay_until_nothing_is_left(children, app)
+        await replay_until_nothing_is_left(children, app, plan.rounds)
         await children.stop(worker)
         history = [*children.history, await final_of(app, "steps", list(GROUPS))]
         effects = [app.decode(each, Effect) async for each in app.read(Effect)]
@@ -53,9 +90,10 @@ async def test_kill_9_loses_nothing_keeps_order_and_charges_once(
 
     verdict = check(uncharged(each) for each in history)
     assert verdict.clean, str(verdict)
+    assert not {*LOOKED_FOR} & {*verdict.unchecked}, f"not looked for: {verdict.unchecked}"
     assert "crash" not in {each.stage for each in letters}
     acknowledged = sum(isinstance(each, Published) for each in history)
-    assert acknowledged > ROUNDS
+    assert acknowledged > plan.rounds
     # An effect is written with its outcome: each event has one in each group, however often it ran.
     assert Counter((each.group, each.key, each.number) for each in effects) == Counter(
         (group, step.key, step.number) for group in GROUPS for step in steps
@@ -65,15 +103,17 @@ async def test_kill_9_loses_nothing_keeps_order_and_charges_once(
     replays = sum(isinstance(each, Started) and each.replayed for each in history)
     with capsys.disabled():
         print(
-            f"\nkill -9: seed {seed}, {ROUNDS} rounds, {kills} processes killed, {acknowledged:,} "
-            f"events acknowledged, {children.runs:,} runs of handlers, {replays:,} of replays, "
-            f"{operated:,} changes by operators: nothing lost, {sum(verdict.checked.values()):,} "
-            "checks",
+            f"\nkill -9: seed {seed}, {plan.rounds} rounds of {round_s:.1f} s, {kills} processes "
+            f"killed, {acknowledged:,} events acknowledged, {children.runs:,} runs of handlers, "
+            f"{replays:,} of replays, {operated:,} changes by operators: nothing lost, overtaken, "
+            f"leaked, and no attempt forgotten, {sum(verdict.checked.values()):,} checks",
             flush=True,
         )
 
 
-async def kill_at_random(children: Children, directory: Path, chance: random.Random) -> int:
+async def kill_at_random(
+    plan: Plan, children: Children, directory: Path, chance: random.Random
+) -> int:
     """Kill some of the processes, and start them again, for so many rounds."""
     starts = 0
 
@@ -83,16 +123,17 @@ async def kill_at_random(children: Children, directory: Path, chance: random.Ran
         number = starts * NUMBERS_A_PUBLISHER if role == "publisher" else chance.randrange(1 << 32)
         return await children.start(role, directory, number)
 
-    family = [await started(role) for role in ROLES]
+    family = [await started(role) for role in plan.roles]
+    mortal = [place for place, role in enumerate(plan.roles) if role in plan.victims]
     kills = 0
-    for _ in range(ROUNDS):
+    for _ in range(plan.rounds):
         runs = children.runs + chance.randrange(1, 600)
         await children.until(partial(has_run, children, runs), "that the workers go on")
-        victims = chance.sample(range(len(ROLES)), chance.choice((1, 1, 2, 3, 4)))
+        victims = chance.sample(mortal, chance.choice(plan.at_once))
         await children.kill(*(family[each] for each in victims))
         kills += len(victims)
         for each in victims:
-            family[each] = await started(ROLES[each])
+            family[each] = await started(plan.roles[each])
     await children.kill(*family)
     return kills + len(family)
 
@@ -101,7 +142,7 @@ def has_run(children: Children, runs: int) -> bool:
     return children.runs >= runs
 
 
-async def replay_until_nothing_is_left(children: Children, app: App) -> None:
+async def replay_until_nothing_is_left(children: Children, app: App, rounds: int) -> None:
     """Let everything go on, and restore and replay what is dead, until everything is done."""
     for group in GROUPS:
         with suppress(Conflict):
@@ -129,7 +170,7 @@ async def replay_until_nothing_is_left(children: Children, app: App) -> None:
         )
 
     # What was in flight at two kills runs alone, so that this takes its time.
-    await children.until(is_done, "that everything is done in the end", 30 + ROUNDS)
+    await children.until(is_done, "that everything is done in the end", 30 + rounds)
 
 
 def uncharged(each: Operation) -> Operation:

@@ -9,7 +9,7 @@ import pytest
 
 from eventlane import App, Batch, Context, HandlerStuck, Limits
 from eventlane.brokers import connect
-from eventlane.settlement import GroupSpec, Settlement
+from eventlane.settlement import GroupSpec, Revoked, Settlement
 from eventlane.testing.passing import PassingBroker, PassingConsumer
 from eventlane.testing.stage import (
     GROUP,
@@ -17,6 +17,7 @@ from eventlane.testing.stage import (
     Step,
     Storage,
     acquired,
+    changes_until,
     spec,
     until,
 )
@@ -116,6 +117,22 @@ async def test_a_look_at_the_owners_that_fails_is_repeated(
     assert not waiting.done()
     await owner.aclose()
     assert (await waiting).epoch == 2
+
+
+async def test_a_member_that_is_seen_before_it_is_recorded_gets_its_share(
+    other: Any, tmp_path: Path
+) -> None:
+    owner: Any = await connect(f"embedded:{tmp_path / 'log'}")
+    consumer = await owner.join(spec())
+    await acquired(consumer, 2)
+    revoked = Revoked(TOPIC, 1)
+    told = asyncio.ensure_future(changes_until(consumer, lambda found: revoked in found))
+    with owner._file.lock:  # The other one cannot write what it handles.
+        joining = asyncio.ensure_future(other.join(spec()))
+        await until(lambda: len(owner._members._scanned) == 2, "that it is seen")
+    await joining
+    await told
+    await owner.aclose()
 
 
 async def test_a_take_over_that_cannot_be_written_is_tried_again(

@@ -19,7 +19,7 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from eventlane import App, GroupStatus
+from eventlane import App, GroupStatus, Limits, StorageError
 from eventlane.health import Report
 from eventlane.supervisor import Supervisor
 from eventlane.testing.stage import until
@@ -171,8 +171,8 @@ def open_all(place: Path) -> None:
     (place / "open").touch()
 
 
-def be_impatient(place: Path) -> None:
-    (place / "impatient").touch()
+def be_impatient(place: Path, lease_s: float = 1.5) -> None:
+    (place / "impatient").write_text(str(lease_s))
 
 
 def lives(pid: int) -> bool:
@@ -351,6 +351,32 @@ def test_a_frozen_worker_is_killed_and_replaced(place: Path) -> None:
         service.until_logged(f"worker 1 (process {first}) has given no sign of life for 1.5 s")
         service.until_ready(3)
         assert not lives(first)
+
+
+def test_a_worker_that_is_frozen_within_a_commit_is_named_killed_and_replaced(place: Path) -> None:
+    be_impatient(place, lease_s=3)
+    with Service(place, "--workers", "2") as service:
+        service.until_ready(2)
+        publish(place, 1, kind="commit")
+        service.until(lambda: 1 in service.ended("commit"), "a transaction that hangs")
+        [frozen] = {pid for said, _, pid in service.said if said == "commit"}
+        os.kill(frozen, signal.SIGSTOP)
+        open_all(place)  # for the next one; this one does not see it
+        limits = Limits(lease_s=0.4, stall_s_max=0.2)
+        with (
+            shop(place).replace(limits=limits) as publisher,
+            pytest.raises(StorageError, match=f"process {frozen} has held the lock for 0.4 s"),
+        ):
+            publisher.submit(Job(2)).result(PATIENCE_S)
+        service.until_logged(f"(process {frozen}) has given no sign of life for 3 s")
+        service.until_done(1)
+        assert not lives(frozen)
+        publish(place, 3)
+        service.until_done(3)
+        service.until_ready(3)
+        service.send(signal.SIGTERM)
+        assert service.wait() == 0, service.log
+    assert (account_of(place).done, account_of(place).open) == (2, 0)
 
 
 def test_health_names_what_stands_still(place: Path) -> None:

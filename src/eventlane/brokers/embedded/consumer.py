@@ -338,7 +338,10 @@ class EmbeddedConsumer:
         """Take what is this member's share of the group, and give up what is not."""
         if self.has_left or self._is_draining:
             return
-        self._mates = self._members.living(self._spec.name)
+        # Who is not recorded yet, since it has just come, is none: it is looked at again.
+        recorded = owners.recorded(self._log.connection, self._spec.name)
+        living = self._members.living(self._spec.name)
+        self._mates = frozenset(each for each in living if each[0] in recorded)
         share = owners.share(self._log.connection, self._spec, self._member.id, self._members)
         # What is being given up still counts as owned.
         for place in share.give_up:

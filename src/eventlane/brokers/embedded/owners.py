@@ -36,6 +36,7 @@ __all__ = [
     "leave",
     "mark_suspects",
     "ownerships",
+    "recorded",
     "register",
     "release",
     "share",
@@ -156,6 +157,11 @@ def handled_types(connection: sqlite3.Connection, group: str) -> dict[str, set[t
     ):
         found[member].add((topic, event_type))
     return found
+
+
+def recorded(connection: sqlite3.Connection, group: str) -> frozenset[str]:
+    """The members of which it is noted what they handle; who has just come is not among them."""
+    return frozenset(handled_types(connection, group))
 
 
 def elsewhere(connection: sqlite3.Connection, spec: GroupSpec) -> frozenset[tuple[str, str]]:
