@@ -6,6 +6,7 @@ import pytest
 
 from eventlane import NotFound, StorageError, Topic
 from eventlane.brokers import connect
+from eventlane.clock import yield_to_loop
 from eventlane.testing.passing import PassingBroker
 from eventlane.topics import Topics
 
@@ -22,7 +23,7 @@ class Slow(PassingBroker):
     async def ensure_topic(self, topic: Topic) -> int:
         self.asked += 1
         for _ in range(TURNS):
-            await asyncio.sleep(0)
+            await yield_to_loop()
         if self.failures:
             self.failures -= 1
             raise StorageError("the disk is full")
@@ -43,7 +44,7 @@ async def test_who_waits_for_a_topic_goes_on_before_who_comes_later() -> None:
     while len(going) < 3 or len(order) < len(going):
         if len(going) < 500 and "orders" not in topics.ready:
             going.append(asyncio.create_task(go_on(len(going))))
-        await asyncio.sleep(0)
+        await yield_to_loop()
     await asyncio.gather(*going)
     assert order == list(range(len(going)))
     assert broker.asked == 1
