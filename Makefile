@@ -26,7 +26,7 @@ fix: dev-environment ## mend what ruff can mend
 	@.venv/bin/ruff check --fix --quiet . || true
 	@.venv/bin/ruff format .
 
-bench: dev-environment ## run the benchmarks; ARGS="--only NAME --json FILE"
+bench: dev-environment ## run the benchmarks; ARGS="--only NAME --json FILE", or "--peers"
 	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 prove: dev-environment ## the long loops; writes docs/reference/proof.md; ARGS="--only kill disk"

@@ -17,14 +17,17 @@ from benchmarks import (
     bench_backlog,
     bench_consume,
     bench_failures,
+    bench_idle,
     bench_import,
     bench_lanes,
     bench_letters,
     bench_memory,
     bench_processes,
     bench_publish,
+    bench_sharing,
 )
-from benchmarks.measuring import Benchmark, Result, Settings
+from benchmarks.measuring import Benchmark, Result, Settings, now_s
+from benchmarks.peers import side_by_side
 
 __all__ = ["BENCHMARKS", "main", "run"]
 
@@ -36,6 +39,8 @@ BENCHMARKS: list[Benchmark] = [
     *bench_letters.BENCHMARKS,
     *bench_lanes.BENCHMARKS,
     *bench_processes.BENCHMARKS,
+    *bench_sharing.BENCHMARKS,
+    *bench_idle.BENCHMARKS,
     *bench_memory.BENCHMARKS,
     *bench_import.BENCHMARKS,
 ]
@@ -61,13 +66,17 @@ def run(names: Sequence[str], *, repeats: int, scale: float = 1.0) -> list[Resul
     """Run benchmarks, each in a directory of its own that is gone afterwards."""
     console = Console(stderr=True)
     results: list[Result] = []
+    start_s = now_s()
     for each in chosen(names):
-        console.print(f"[dim]{each.name} …[/dim]")
+        began_s = now_s()
+        console.print(f"[dim]{each.name} …[/dim]", end="")
         with tempfile.TemporaryDirectory(prefix="eventlane-bench-") as directory:
             settings = Settings(directory=Path(directory), repeats=repeats, scale=scale)
             found = asyncio.run(each.run(settings))
+        console.print(f"[dim] {now_s() - began_s:.0f} s[/dim]")
         wanted = {name for name in names if name in each.rows} or set(each.rows)
         results += [result for result in found if result.row.name in wanted]
+    console.print(f"[dim]all of it: {(now_s() - start_s) / 60:.1f} minutes[/dim]")
     return results
 
 
@@ -99,23 +108,30 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of turns (5)")
+    parser.add_argument("--repeats", type=int, help="pairs of turns (5), or of the peers (3)")
+    parser.add_argument(
+        "--peers", action="store_true", help="the same job on other libraries, in a table"
+    )
     options = parser.parse_args(arguments)
-    if options.repeats < 1:
+    if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: expected 1 or more")
+    if options.peers and options.only:
+        parser.error("--only names benchmarks, and --peers is none of them: leave one of them out")
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    # What dies in a benchmark is meant to, and is counted there.
-    logging.getLogger("eventlane").setLevel(logging.CRITICAL)
-    results = run(options.only, repeats=options.repeats)
+    if options.peers:
+        results = side_by_side.main(options.repeats or side_by_side.ROUNDS)
+    else:
+        results = run(options.only, repeats=options.repeats or 5)
     if options.json is not None:
         rows = msgspec.json.encode([result.row for result in results])
         options.json.write_bytes(msgspec.json.format(rows, indent=2) + b"\n")
     console = Console()
-    if console.width < WIDTH_MIN:
-        console = Console(width=WIDTH_MIN)
-    console.print(table(results))
-    for result in results:
-        console.print(f"{result.row.name}: against {result.row.baseline}. {result.note}")
+    if not options.peers:  # they have shown theirs
+        if console.width < WIDTH_MIN:
+            console = Console(width=WIDTH_MIN)
+        console.print(table(results))
+        for result in results:
+            console.print(f"{result.row.name}: against {result.row.baseline}. {result.note}")
     if busy > 0.5:
         console.print(
             f"[yellow]The machine was busy when this began (load {busy:.1f} for each core): ratios "
@@ -124,4 +140,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    # What dies in a benchmark is meant to, and is counted there.
+    logging.getLogger("eventlane").setLevel(logging.CRITICAL)
     main(sys.argv[1:])

@@ -14,13 +14,15 @@ __all__ = ["BENCHMARKS", "Seen", "handle_all"]
 
 CONCURRENCY = 100
 WAIT_S = 0.001
+LANE_WAIT_S = 0.005
 
 
 class Seen:
     """Counts, and says when all were seen. Its handlers are as trivial as handlers can be."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int, wait_s: float = WAIT_S) -> None:
         self._left = expected
+        self._wait_s = wait_s
         self._loop = asyncio.get_running_loop()
         self.all = asyncio.Event()
         self.last_s = 0.0
@@ -37,7 +39,7 @@ class Seen:
             self._loop.call_soon_threadsafe(self.all.set)
 
     async def wait_and_handle(self, _event: Order, _ctx: Context | None = None) -> None:
-        await asyncio.sleep(WAIT_S)
+        await asyncio.sleep(self._wait_s)
         self._left -= 1
         if not self._left:
             self.all.set()
@@ -72,6 +74,7 @@ def consume(
     baseline: str,
     target: str | None = None,
     note: str = "",
+    wait_s: float = WAIT_S,
 ) -> Benchmark:
     async def run(settings: Settings) -> list[Result]:
         published = orders(settings.events(events))
@@ -85,11 +88,11 @@ def consume(
         groups = map("group-{}".format, count())
 
         async def ours() -> float:
-            seen = Seen(expected)
+            seen = Seen(expected, wait_s)
             return await handle_all(url, next(groups), handler(seen), seen)
 
         async def theirs() -> float:
-            seen = Seen(expected)
+            seen = Seen(expected, wait_s)
             start_s = now_s()
             await straight(log, next(groups), seen)
             seconds = now_s() - start_s
@@ -142,5 +145,15 @@ BENCHMARKS = [
         events=20_000,
         baseline="a task per event and a semaphore, in no order, nothing committed",
         note=f"The handler waits for {WAIT_S * 1000:g} ms, at most {CONCURRENCY} at once.",
+    ),
+    consume(
+        "consume_100_lanes",
+        lambda seen: seen.wait_and_handle,
+        straight_waiting,
+        events=20_000,
+        baseline="a task per event and a semaphore, in no order, nothing committed",
+        target=">= 0.8",
+        note=f"The handler waits for {LANE_WAIT_S * 1000:g} ms, at most {CONCURRENCY} at once.",
+        wait_s=LANE_WAIT_S,
     ),
 ]

@@ -74,6 +74,23 @@ async def nats(directory: Path) -> AsyncGenerator[str]:
 
 
 @contextlib.asynccontextmanager
+async def redis(directory: Path, fsync: str) -> AsyncGenerator[str]:
+    """With an append-only file; `fsync` is "always", "everysec" (its default), or "no".
+
+    `always`: a command is answered when it is on the disk, and those of a pipeline share the sync.
+    `everysec` may lose the last second with the machine, and nothing with the server alone.
+    """
+    program = shutil.which("redis-server")
+    if program is None:
+        raise SystemExit("expected redis-server on the PATH, found none: README.md says how")
+    (port,) = free_ports(1)
+    where = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory))
+    kept = ("--save", "", "--appendonly", "yes", "--appendfsync", fsync)
+    async with running(directory, port, program, *where, *kept):
+        yield f"redis://127.0.0.1:{port}"
+
+
+@contextlib.asynccontextmanager
 async def kafka(directory: Path, jars: Path) -> AsyncGenerator[str]:
     port, controller = free_ports(2)
     properties = directory / "server.properties"

@@ -252,8 +252,7 @@ class Dispatcher:
         """When something happens by itself next; None if nothing does, or while it is paused."""
         if self.paused is not None:
             return None
-        partitions = self._partitions.values()
-        due: list[int | None] = [lanes.next_due_ms for lanes in partitions]
+        due: list[int | None] = [each.next_due_ms for each in self._partitions.values()]
         if not self._admission.has_place:
             due = [self._admission.group.next_ms if self._has_any() else None]
         due += self._admission.probes_ms()
@@ -267,8 +266,11 @@ class Dispatcher:
 
     def beat(self) -> None:
         """Tell the broker that the event loop turns, and what this process has open."""
-        held = sum(lanes.held for lanes in self._partitions.values())
-        blocked = self.telemetry.look(self._partitions)
+        # Nothing is looked at where nothing can have become of it: there may be thousands.
+        changed = self._partitions if self._settler.has_noted else {}
+        held = sum(lanes.held for lanes in changed.values())
+        blocked = self.telemetry.look(changed)
+        self._settler.has_noted = bool(held or blocked)
         blocked += (*self._admission.why_limited(), *self._workers.late)
         self._consumer.beat(self._workers.in_flight, held, blocked)
 
@@ -300,8 +302,7 @@ class Dispatcher:
     def _command(self, commands: list[Command]) -> None:
         # In the order of the log, whatever the order in which an operator named the letters.
         for command in sorted(commands, key=lambda each: each.letter.offset):
-            lanes = self._partitions.get(command.place)
-            if lanes is not None:
+            if (lanes := self._partitions.get(command.place)) is not None:
                 lanes.command(command)
                 self._note(lanes)
 

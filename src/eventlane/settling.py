@@ -45,6 +45,8 @@ class Settler:
         self.timer: asyncio.TimerHandle | None = None
         """Set while outcomes wait for their settlement."""
         self.is_writing = False
+        self.has_noted = True
+        """Something was, so that a partition may hold other events, or be blocked."""
         self.refused: StorageError | None = None
         """Why outcomes could not be written last, while it is tried again."""
         self._group = group
@@ -66,6 +68,7 @@ class Settler:
 
     def note(self, lanes: Lanes) -> None:
         """See to it that the outcomes of a partition are written, and its retries woken."""
+        self.has_noted = True
         if lanes.ledger.urgent or lanes.ledger.unsettled >= self._limits.settle_events_max:
             self._now.set()
         elif self.timer is None and lanes.ledger.unsettled:

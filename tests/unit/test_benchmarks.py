@@ -122,3 +122,17 @@ def test_importing_eventlane_brings_no_backend_and_no_extra() -> None:
         cwd=Path(__file__).parent.parent.parent,
     )
     assert found.stdout.split() == []
+
+
+def test_two_processes_share_the_work_and_one_takes_over() -> None:
+    names = ["two_processes", "takeover_killed", "takeover_frozen"]
+    results = {each.row.name: each for each in run(names, repeats=1, scale=TINY * 10)}
+    assert set(results) == set(names)
+    assert all(each.row.value > 0 and each.row.baseline_value > 0 for each in results.values())
+    assert results["takeover_frozen"].row.value > results["takeover_killed"].row.value
+
+
+def test_an_idle_process_is_compared_with_one_that_has_one_topic() -> None:
+    (result,) = run(["idle"], repeats=1, scale=TINY * 5)
+    assert fields_of(result.row) == [each for each in FIELDS if each != "ratio"]
+    assert 0 < result.row.value < 100

@@ -12,7 +12,7 @@ from eventlane.brokers import connect
 from eventlane.brokers.embedded.members import Members
 from eventlane.config import Limits
 from eventlane.errors import ConfigError, NotFound, StorageError, Unavailable
-from eventlane.settlement import Acquired, Appended, Command, Lost, Paused
+from eventlane.settlement import Acquired, Appended, Command, Lost, Paused, Revoked
 from eventlane.testing.stage import (
     GROUP,
     TOPIC,
@@ -278,3 +278,15 @@ async def test_who_looks_after_a_long_time_is_told_of_every_topic(
         await other.publish(TOPIC, record("a", str(number)))
     found = await changes_until(consumer, lambda found: Appended("quiet") in found)
     assert Appended(TOPIC) in found
+
+
+async def test_who_is_seen_before_it_has_joined_gets_its_share(broker: Any, other: Any) -> None:
+    consumer = await broker.join(spec())
+    await acquired(consumer, 2)
+    with broker._file.lock:  # The disk stands still, so that the other one is only about to join.
+        joining = asyncio.ensure_future(other.join(spec()))
+        await until(lambda: len(broker._members.living(GROUP)) == 2, "two files of members")
+        consumer.look_at_owners()
+    async with asyncio.timeout(5):
+        await joining
+        assert [type(change) for change in await consumer.changes()] == [Revoked]

@@ -96,7 +96,8 @@ class EmbeddedConsumer:
         self._revoked: set[tuple[str, int]] = set()
         """Those of them that it was told to give up."""
         self._mates: frozenset[tuple[str, bool]] = frozenset()
-        """The living members as partitions were shared out last, and which were to leave."""
+        """The living members as partitions were shared out last, and which were to leave: those
+        that had joined."""
         self._owners: list[owners.Ownership] = []
         """Who owned what then."""
         self.elsewhere: frozenset[tuple[str, str]] = frozenset()
@@ -338,10 +339,10 @@ class EmbeddedConsumer:
         """Take what is this member's share of the group, and give up what is not."""
         if self.has_left or self._is_draining:
             return
-        # Who is not recorded yet, since it has just come, is none: it is looked at again.
-        recorded = owners.recorded(self._log.connection, self._spec.name)
         living = self._members.living(self._spec.name)
-        self._mates = frozenset(each for each in living if each[0] in recorded)
+        # Who is about to join has a file already, and gets nothing yet: it is looked at again.
+        joined = owners.registered(self._log.connection, self._spec.name)
+        self._mates = frozenset(each for each in living if each[0] in joined)
         share = owners.share(self._log.connection, self._spec, self._member.id, self._members)
         # What is being given up still counts as owned.
         for place in share.give_up:

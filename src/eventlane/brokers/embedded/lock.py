@@ -37,16 +37,22 @@ class _Lock:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._file, _HOLDER_BYTES)
         self._said = mmap.mmap(self._file, _HOLDER_BYTES)
+        self._own = f"{os.getpid()} {os.urandom(4).hex()}"
         self._times = 0
+        self._said_last = b""
+        self._others = 0
+        self._counting = threading.Lock()
 
     def take(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        self._times += 1
-        holder = f"{os.getpid()} {self._times}\n".ljust(_HOLDER_BYTES)
-        self._said[:] = holder.encode()
+        with self._counting:
+            self._count_others()
+            self._times += 1
+            self._said_last = f"{self._own} {self._times}\n".ljust(_HOLDER_BYTES).encode()
+            self._said[:] = self._said_last
         return True
 
     def release(self) -> None:
@@ -55,6 +61,16 @@ class _Lock:
     def holder(self) -> str:
         """The process that had it last, and how many times it has had it."""
         return self._said[:].decode("ascii", "replace").strip("\0\n ")
+
+    def others(self) -> int:
+        """See `WriteLock.others`."""
+        with self._counting:
+            self._count_others()
+            return self._others
+
+    def _count_others(self) -> None:
+        if self._said[:] != self._said_last:
+            self._others += 1
 
     def close(self) -> None:
         self._said.close()  # It has a descriptor of its own, which would keep the lock as well.
@@ -112,6 +128,13 @@ class WriteLock:
     ) -> None:
         self._lock.release()
         self._between_threads.release()
+
+    def others(self) -> int:
+        """A number that is another one whenever somebody else may have written since it was asked.
+
+        While another one had it last it is a new one each time: that one may be writing still.
+        """
+        return self._lock.others()
 
     def close(self) -> None:
         """Give the files back."""

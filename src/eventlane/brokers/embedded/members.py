@@ -134,7 +134,8 @@ class Members:
         self._stall_s_max = stall_s_max
         self._own: dict[str, Member] = {}
         self._lock = threading.Lock()
-        self._scanned: dict[str, Heartbeat] = {}
+        self._scanned: dict[str, frozenset[tuple[str, bool]]] = {}
+        """By group; see `living`."""
         self._scanned_s = -math.inf
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -209,7 +210,7 @@ class Members:
     def seen(self) -> list[Seen]:
         """The files of all members, the dead and the frozen too."""
         found: list[Seen] = []
-        for path in self._files():
+        for path in map(self._directory.joinpath, self._names()):
             try:
                 file = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
@@ -247,21 +248,23 @@ class Members:
         """
         now_s = SystemClock.monotonic_s()
         if now_s - self._scanned_s > _SCAN_S:
-            beats = {path.name: self.heartbeat(path.name) for path in self._files()}
+            found: dict[str, set[tuple[str, bool]]] = {}
+            for name in self._names():
+                beat = self.heartbeat(name)
+                if beat is not None:
+                    found.setdefault(beat.group, set()).add((name, beat.is_leaving))
             self._scanned_s = now_s
-            self._scanned = {each: beat for each, beat in beats.items() if beat is not None}
-        return frozenset(
-            (each, beat.is_leaving) for each, beat in self._scanned.items() if beat.group == group
-        )
+            self._scanned = {each: frozenset(members) for each, members in found.items()}
+        return self._scanned.get(group, frozenset())
 
     def alive(self, *, but: str | None = None) -> list[Heartbeat]:
         """All live members of all processes, but for one of them."""
-        beats = [self.heartbeat(path.name) for path in self._files() if path.name != but]
+        beats = [self.heartbeat(name) for name in self._names() if name != but]
         return [heartbeat for heartbeat in beats if heartbeat is not None]
 
     def sweep(self) -> None:
         """Remove what dead members have left; the file of a frozen one stays."""
-        for path in self._files():
+        for path in map(self._directory.joinpath, self._names()):
             try:
                 file = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
@@ -275,11 +278,13 @@ class Members:
             finally:
                 os.close(file)
 
-    def _files(self) -> list[Path]:
+    def _names(self) -> list[str]:
         """The files of all members; those that begin with a dot are not locked yet."""
-        if not self._directory.exists():
+        try:
+            names = os.listdir(self._directory)  # noqa: PTH208  # a Path costs more than a look
+        except FileNotFoundError:
             return []
-        return [path for path in self._directory.iterdir() if not path.name.startswith(".")]
+        return [name for name in names if not name.startswith(".")]
 
     def _beat(self) -> None:
         interval_s = min(self._lease_s / 5, _BEAT_S_MAX)

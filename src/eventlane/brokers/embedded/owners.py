@@ -36,8 +36,8 @@ __all__ = [
     "leave",
     "mark_suspects",
     "ownerships",
-    "recorded",
     "register",
+    "registered",
     "release",
     "share",
     "suspect",
@@ -159,9 +159,12 @@ def handled_types(connection: sqlite3.Connection, group: str) -> dict[str, set[t
     return found
 
 
-def recorded(connection: sqlite3.Connection, group: str) -> frozenset[str]:
-    """The members of which it is noted what they handle; who has just come is not among them."""
-    return frozenset(handled_types(connection, group))
+def registered(connection: sqlite3.Connection, group: str) -> frozenset[str]:
+    """The members that have joined a group; some may be dead."""
+    rows = connection.execute(
+        "SELECT DISTINCT member FROM member_type WHERE consumer_group = ?", (group,)
+    )
+    return frozenset(member for (member,) in rows)
 
 
 def elsewhere(connection: sqlite3.Connection, spec: GroupSpec) -> frozenset[tuple[str, str]]:
