@@ -129,7 +129,7 @@ async def test_a_member_that_is_seen_before_it_is_recorded_gets_its_share(
     told = asyncio.ensure_future(changes_until(consumer, lambda found: revoked in found))
     with owner._file.lock:  # The other one cannot write what it handles.
         joining = asyncio.ensure_future(other.join(spec()))
-        await until(lambda: len(owner._members._scanned) == 2, "that it is seen")
+        await until(lambda: len(owner._members._scanned.get(GROUP, ())) == 2, "that it is seen")
     await joining
     await told
     await owner.aclose()
