@@ -39,6 +39,7 @@ LEVELS = (
     (
         *("account", "breaker", "broker", "budget", "directory", "event", "failure"),
         *("handler", "lane", "lanes", "ledger", "metrics", "notice", "query", "replay", "retry"),
+        "rate",
         *(
             "schedule",
             "settlement",
@@ -56,6 +57,7 @@ LEVELS = (
         *(
             "guard",
             "holding",
+            "limiting",
             "listing",
             "quarantine",
             "routing",

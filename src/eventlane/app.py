@@ -161,12 +161,15 @@ class App(Lifecycle, Inspecting):
             retry: What happens when it raises.
             timeout_s: How long one run may last. Async handlers are cancelled; a thread cannot be.
             concurrency: Lanes handled at once by the group in this process: 100 for async handlers,
-                `min(32, cpus + 4)` for sync ones. This and the next three hold for the whole group,
+                `min(32, cpus + 4)` for sync ones. This and the next four hold for the whole group,
                 may be stated on any handler of it, and must not differ.
             ordering: `key` (events of one key in order, the default), `partition`, or `none`.
             on_dead: What a lane does behind a dead letter: `park` (the default with keys),
                 `continue` (the default of `none`) or `stop` (the default of `partition`).
             start: Where a group that is new starts: `first` (the default) or `now`.
+            rate_per_s: So many runs of the group may start per second, in all processes together;
+                None for any number. Retries, replays and each event of a list count. In T seconds
+                at most `rate_per_s * (T + 0.2) + 1` start. What waits is charged nothing.
             topic: Read from here instead of the topic that the event types name.
 
         Raises:

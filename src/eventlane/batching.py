@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from eventlane.handler import Delivery, Trouble
+from eventlane.handler import Delivery
 from eventlane.lanes import Lanes
 from eventlane.outcome import DONE
 from eventlane.subscription import Subscription
@@ -59,14 +59,14 @@ class Lists:
             self._close(self._open[name][0])
         return bool(self.ready)
 
-    def one_by_one(self, subscription: Subscription, deliveries: list[Delivery]) -> None:
+    @staticmethod
+    def one_by_one(deliveries: list[Delivery]) -> None:
         """A list failed: hand its events over again, each alone, the first of each lane first."""
         for mates in by_lane(deliveries, [None] * len(deliveries)):
             first, *later = (delivery for delivery, _ in mates)
-            first.published = None
-            first.trouble = first.trouble or Trouble()  # So that nothing is put into its list.
-            first.origin.lanes.put_mates_back(later)
-            self.ready.append((subscription, [first]))
+            lanes: Lanes = first.origin.lanes
+            lanes.put_mates_back(later)
+            lanes.wait(first, 0)  # It has trouble now, so that nothing is put into its list.
 
     def forget(self, lanes: Lanes) -> None:
         """Drop deliveries of a partition that was lost."""

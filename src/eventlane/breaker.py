@@ -28,35 +28,41 @@ class Dependency:
     `failures` errors of `trips_on` in a row open its breaker: the handlers that name it stop, and
     single events probe until one of them succeeds. An error of `trips_on` never counts as an
     attempt; so name the errors that say that the dependency is out, not those that an event of
-    its own can cause.
+    its own can cause. With `rate_per_s` it bears only so much, all handlers that name it together.
     """
 
     name: str
     _: KW_ONLY
-    trips_on: Errors
-    """An exception class, or a tuple of them."""
+    trips_on: Errors = ()
+    """An exception class, or a tuple of them; none: nothing opens it, and it is only a rate."""
     failures: int = 5
     """Errors in a row, with no success between them, that open the breaker."""
     probe_s: float = 1.0
     """How long after it opened the first probe starts; each one that fails doubles the wait."""
     probe_s_max: float = 60.0
+    rate_per_s: float | None = None
+    """So many runs per second may start of all handlers that name it, in all groups and processes
+    of a broker: see `subscribe`."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"Dependency({self.name!r}): expected a name, as in 'smtp'.")
         where = f"Dependency({self.name!r}, "
         errors = self.trips_on if isinstance(self.trips_on, tuple) else (self.trips_on,)
-        if not errors or not all(
+        is_rate = not errors and self.rate_per_s is not None
+        if (not errors and not is_rate) or not all(
             isinstance(e, type) and issubclass(e, BaseException) for e in errors
         ):
             raise ConfigError(
                 f"{where}trips_on={self.trips_on!r}): expected an exception class or a tuple of "
-                "them, at least one, as in (TimeoutError, ConnectionError)."
+                "them, at least one, as in (TimeoutError, ConnectionError); or rate_per_s, or both."
             )
         number(f"{where}failures", self.failures, least=1, whole=True)
         number(f"{where}probe_s", self.probe_s, least=0.001)
         hint = " A wait between probes does not grow to less than it begins with, probe_s."
         number(f"{where}probe_s_max", self.probe_s_max, least=self.probe_s, hint=hint)
+        if self.rate_per_s is not None:
+            number(f"{where}rate_per_s", self.rate_per_s, least=0.001)
 
     def matches(self, error: BaseException) -> bool:
         """Whether this error says that the dependency is out.

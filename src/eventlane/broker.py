@@ -509,6 +509,21 @@ class Broker(Operators, Queries, Protocol):
         """
         ...
 
+    async def reserve(self, name: str, rate_per_s: float, count: int) -> int:
+        """Reserve so many permits of a rate that all processes share, and know by this name.
+
+        They are spaced by 1/`rate_per_s`, behind all that were reserved before. Whoever dies loses
+        those that he has reserved and nothing else, and a wall clock that is set back holds up
+        nobody: then the next ones are reckoned from the time that it says.
+
+        Returns:
+            The wall time in milliseconds from which the first may be used; the others follow.
+
+        Raises:
+            StorageError: Nothing was reserved; it may be tried again.
+        """
+        ...
+
     async def ends(self, topic: str) -> Sequence[tuple[int, int]]:
         """For each partition its first offset and the one after its last."""
         ...

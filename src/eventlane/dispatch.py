@@ -94,8 +94,9 @@ class Dispatcher:
         """What runs alone, before it starts."""
         self._is_alone = False
         self._rested = asyncio.Event()
-        self._admission = Admission(
+        self.admission = self._admission = Admission(
             plan,
+            routes,
             guards,
             self._partitions,
             moved=self._changed,
@@ -131,6 +132,7 @@ class Dispatcher:
             partitions=self._partitions,
             route=routes.of,
             may_run=self._may_run_list,
+            permit_mate=self._admission.permit_mate,
             started=self._started,
             note=self._note,
         )
@@ -154,6 +156,7 @@ class Dispatcher:
             routes=routes,
             concluder=self._concluder,
             note=self._note,
+            permit=self._admission.permit,
             run=self._run_alone,
             flush=self._settler.flush,
         )
@@ -236,15 +239,15 @@ class Dispatcher:
     def is_quiet(self) -> bool:
         """Nothing runs, nothing is to be written, and nothing that may run is left."""
         may_start = self.paused is None and self._admission.has_place
+        may_take = may_start and self._admission.may_take
         return not (
-            self._workers.in_flight
-            or self._settler.is_writing
-            or self._alone.is_busy
+            any((self._workers.in_flight, self._settler.is_writing, self._alone.is_busy))
+            or self._admission.is_asking
             or any(
-                lanes.is_moving if may_start else lanes.is_unwritten
+                lanes.is_moving if may_take else lanes.is_unwritten
                 for lanes in self._partitions.values()
             )
-            or (may_start and self._has_work())
+            or (self._has_work() if may_take else may_start and self._lists.holds_any)
         )
 
     @property
@@ -255,8 +258,7 @@ class Dispatcher:
         due: list[int | None] = [each.next_due_ms for each in self._partitions.values()]
         if not self._admission.has_place:
             due = [self._admission.group.next_ms if self._has_any() else None]
-        due += self._admission.probes_ms()
-        due.append(self._operations.next_ms)
+        due += (*self._admission.next_ms(), self._operations.next_ms)
         return min((ms for ms in due if ms is not None), default=None)
 
     @property
@@ -307,9 +309,7 @@ class Dispatcher:
                 self._note(lanes)
 
     def _acquire(self, change: Acquired) -> None:
-        origin = Origin(
-            change.topic, change.partition, self.plan.name, self._state, self._serialise, None, {}
-        )
+        origin = Origin(*change.place, self.plan.name, self._state, self._serialise, None, {})
         ordering, now_ms = self.plan.ordering, self._clock.now_ms()
         lanes = Lanes(origin, change, ordering=ordering, limits=self._limits, now_ms=now_ms)
         origin.lanes = lanes
@@ -362,7 +362,7 @@ class Dispatcher:
         if self._lone is not None and self._is_alone:
             lone, self._lone = self._lone, None
             return lone
-        if not self.may_start or not self._admission.has_place:
+        if not self.may_start or not self._admission.may_take:
             return None
         for place in list(self._partitions):
             # Round the partitions, so that each has its probe.
@@ -379,11 +379,8 @@ class Dispatcher:
         self._moved()
 
     def _has_work(self) -> bool:
-        return bool(
-            self._lists.holds_any
-            or self._feeder.has_work
-            or any(each.has_untaken for each in self._partitions.values())
-        )
+        has_untaken = any(each.has_untaken for each in self._partitions.values())
+        return has_untaken or self._lists.holds_any or self._feeder.has_work
 
     def _has_any(self) -> bool:
         """Whether anything at all waits to run."""
@@ -504,6 +501,8 @@ class Dispatcher:
             else:
                 lanes.skip(delivery)
             self._note(lanes)
+            return False
+        if not self._is_alone and not self._admission.permit(route, delivery, worker):
             return False
         if subscription.batch is None:
             return self._admission.let_through(worker, route.guards, [delivery])

@@ -15,6 +15,7 @@ from eventlane.errors import ConfigError
 from eventlane.failure import HOST
 from eventlane.guard import guard_of
 from eventlane.handler import Middleware, Serialise
+from eventlane.limiting import rate_limits
 from eventlane.quarantine import Quarantine
 from eventlane.routing import routes_of
 from eventlane.serde import Codecs
@@ -60,8 +61,18 @@ async def handling(
         }
         for guard in guards.values():
             stack.callback(guard.close)
+        rates = rate_limits(plans, dependencies.values(), broker, clock)
+        for rate in rates.values():
+            stack.callback(rate.close)
         routes = [
-            routes_of(plan, codecs=codecs, middleware=middleware, threads=threads, guards=guards)
+            routes_of(
+                plan,
+                codecs=codecs,
+                middleware=middleware,
+                threads=threads,
+                guards=guards,
+                rates=rates,
+            )
             for plan in plans
         ]
         entered = lifespan()

@@ -35,16 +35,20 @@ class ListRunner:
         partitions: Mapping[tuple[str, int], Lanes],
         route: Callable[[Origin, bytes], Route],
         may_run: _MayRun,
+        permit_mate: Callable[[Route], bool],
         started: Callable[[], None],
         note: Callable[[Lanes], None],
     ) -> None:
-        """`may_run` puts back what may not; `started` and `note` are told what they say."""
+        """`may_run` puts back what may not; `permit_mate` asks the rates for one more event;
+        `started` and `note` are told what they say.
+        """
         self._lists = lists
         self._concluder = concluder
         self._handlers = handlers
         self._partitions = partitions
         self._route = route
         self._may_run = may_run
+        self._permit_mate = permit_mate
         self._started = started
         self._note = note
         self._monotonic = loop_time()
@@ -126,7 +130,7 @@ class ListRunner:
             delivery.event = route.decode_in_words(delivery.record.value)
         except Undecodable:
             return False  # It is refused in words when its own turn comes.
-        return True
+        return self._permit_mate(route)
 
     def _mates_returned(
         self, worker: Worker, subscription: Subscription, mates: Sequence[Ended], started_s: float
@@ -155,4 +159,4 @@ class ListRunner:
         self._concluder.run_failed(worker, error)
         # What was lost while the list ran is another process's to handle now.
         owned = [each for each in deliveries if each.origin.lanes in self._partitions.values()]
-        self._lists.one_by_one(subscription, owned)
+        self._lists.one_by_one(owned)

@@ -9,7 +9,7 @@ from typing import Protocol
 from eventlane.conclude import Concluder
 from eventlane.handler import Delivery
 from eventlane.lanes import Lanes
-from eventlane.routing import Routes
+from eventlane.routing import Route, Routes
 from eventlane.suspects import ALONE_IN_PROCESS
 
 __all__ = ["LoneRunner", "Quarantine", "Stoppable"]
@@ -95,10 +95,13 @@ class LoneRunner:
         routes: Routes,
         concluder: Concluder,
         note: Callable[[Lanes], None],
+        permit: Callable[[Route, Delivery], bool],
         run: Callable[[Delivery], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
     ) -> None:
-        """`flush` writes all that is to be written; `note` is told of a partition that goes on."""
+        """`flush` writes all that is to be written; `permit` asks the rates, before others are
+        stopped for it; `note` is told of a partition that goes on.
+        """
         self.is_busy = False
         """Something runs alone, or waits until it may."""
         self.runs: Lanes | None = None
@@ -111,6 +114,7 @@ class LoneRunner:
         self._routes = routes
         self._concluder = concluder
         self._note = note
+        self._permit = permit
         self._run = run
         self._flush = flush
         self._wanted = asyncio.Event()
@@ -136,10 +140,13 @@ class LoneRunner:
         delivery = lanes.lone.popleft()
         ends = lanes.suspects.ends(delivery.offset)
         crashes = lanes.suspects.crashes(delivery.offset)
-        subscription = self._routes.of(delivery.origin, delivery.record.headers).subscription
+        route = self._routes.of(delivery.origin, delivery.record.headers)
+        subscription = route.subscription
         if subscription is not None and crashes >= self._crashes_max:
             self._concluder.crashed(delivery, subscription, crashes)
             self._note(lanes)
+            return
+        if not self._permit(route, delivery):
             return
         log.warning(
             "group %s: %s[%d] offset %d was in flight as a process ended, %d times: it runs alone",

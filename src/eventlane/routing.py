@@ -12,6 +12,7 @@ from eventlane.breaker import Dependency
 from eventlane.errors import ConfigError, Undecodable
 from eventlane.guard import Guard
 from eventlane.handler import Context, Delivery, Middleware, Origin, compose
+from eventlane.limiting import RateLimit, limits_of
 from eventlane.message import EVENT_TYPE, decode_headers
 from eventlane.outcome import Outcome
 from eventlane.serde import Codecs
@@ -36,11 +37,13 @@ class Route(msgspec.Struct, frozen=True):
     subscription: Subscription | None
     """None: such events are skipped."""
     direct: bool
-    """Handled one by one, whatever may be out."""
+    """Handled one by one, whatever may be out, at any rate."""
     guards: tuple[Guard, ...]
     """Of the dependencies that it names."""
     timeout_s: float
     """0 for none."""
+    limits: tuple[RateLimit, ...] = ()
+    """Of its group, and of these dependencies."""
 
 
 async def _not_called(*_: Any) -> None:
@@ -116,6 +119,7 @@ def routes_of(
     middleware: Sequence[Middleware],
     threads: Executor,
     guards: Mapping[str, Guard],
+    rates: Mapping[str, RateLimit],
 ) -> Routes:
     """Build what a group calls, once.
 
@@ -141,6 +145,7 @@ def routes_of(
             call = _watched(call, subscription.dependencies, own)
             if subscription.batch is not None:
                 batch[subscription.name] = call
+        limits = limits_of(subscription, rates)
         for kind in subscription.event_types:
             codec = codecs.of(kind)
             by_type[subscription.topic or kind.topic.name, kind.name] = Route(
@@ -148,9 +153,10 @@ def routes_of(
                 codec.raw_decoder(kind.cls),
                 codec.decoder(kind.cls),
                 subscription,
-                direct=subscription.batch is None and not own,
+                direct=subscription.batch is None and not own and not limits,
                 guards=own,
                 timeout_s=subscription.timeout_s or 0.0,
+                limits=limits,
             )
     return Routes(plan.name, by_type, batch)
 

@@ -217,8 +217,8 @@ class Schedule:
             return None
         return None if lane.parked or lane.blockers or lane.replays else lane.queue.popleft()
 
-    def resume(self, until: object = None, count_max: int | None = None) -> None:
-        """Let what was put back run again: all of it, or the first `count_max` lanes."""
+    def resume(self, until: object = None, count_max: int | None = None) -> int:
+        """Let what was put back run again: all of it, or the first `count_max` lanes; how many."""
         lanes = self._put_back.pop(until, [])
         if count_max is not None and len(lanes) > count_max:
             self._put_back[until] = lanes[count_max:]
@@ -226,6 +226,7 @@ class Schedule:
         for lane in lanes:
             if self.directory.is_current(lane):
                 self._advance(lane)
+        return len(lanes)
 
     def forget(self) -> None:
         """Give nothing more to handlers, and let go of what waits.

@@ -22,6 +22,7 @@ from typing import (
 )
 
 from eventlane.breaker import Dependency
+from eventlane.config import number
 from eventlane.errors import ConfigError
 from eventlane.event import EventType
 from eventlane.handler import Batch, Context
@@ -59,6 +60,7 @@ class HandlerOptions(TypedDict, total=False):
     ordering: Ordering
     on_dead: LaneOnDead
     start: Literal["first", "now"]
+    rate_per_s: float | None
     topic: str | None
 
 
@@ -87,7 +89,7 @@ _EXAMPLES = {
     "batch": "batch=Batch(100)",
     "timeout_s": "timeout_s=5",
 }
-_OF_GROUP = ("concurrency", "ordering", "on_dead", "start")
+_OF_GROUP = ("concurrency", "ordering", "on_dead", "start", "rate_per_s")
 
 _ON_DEAD: dict[str, LaneOnDead] = {"key": "park", "partition": "stop", "none": "continue"}
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -112,7 +114,7 @@ class Subscription:
     dependencies: tuple[Dependency, ...]
     """What it needs that can be out."""
     options: dict[str, Any]
-    """The group options that it states: concurrency, ordering, on_dead, start."""
+    """The group options that it states: concurrency, ordering, on_dead, start, rate_per_s."""
     declared_at: str
     name: str = field(init=False)
     """The handler's name in dead letters."""
@@ -152,6 +154,9 @@ class Subscription:
                     raise ConfigError(
                         f"{where}: concurrency={value!r}: expected a number of lanes, 1 or more."
                     )
+            elif option == "rate_per_s":
+                hint = f" Declared at {self.declared_at}."
+                number(f"subscribe(group={self.group!r}, rate_per_s", value, least=0.001, hint=hint)
             elif value not in _CHOICES[option]:
                 raise ConfigError(
                     f"{where}: {option}={value!r}: expected one of "
@@ -171,6 +176,7 @@ class GroupPlan:
     ordering: Ordering
     on_dead: LaneOnDead
     start: Literal["first", "now"]
+    rate_per_s: float | None = None
 
     @property
     def types(self) -> tuple[tuple[str, str], ...]:
@@ -338,6 +344,7 @@ def _plan(name: str, members: list[Subscription], cpus: int) -> GroupPlan:
         ordering=ordering,
         on_dead=on_dead,
         start=stated["start"][0] if "start" in stated else "first",
+        rate_per_s=stated["rate_per_s"][0] if "rate_per_s" in stated else None,
     )
 
 

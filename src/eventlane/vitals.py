@@ -38,7 +38,7 @@ class Progress:
     ) -> list[str]:
         """Those that have stood still for too long, in sentences.
 
-        Groups that are paused are to be left out: somebody wants them to stand still.
+        Groups that are paused are to be left out, or wait for their rate: that is wanted.
         """
         before, self._seen = self._seen, {}
         found: list[str] = []
@@ -155,7 +155,9 @@ class Vitals:
 
     def _look(self) -> None:
         groups = {
-            each.plan.name: each.partitions for each in self._dispatchers if each.paused is None
+            each.plan.name: each.partitions
+            for each in self._dispatchers
+            if each.paused is None and not each.admission.is_slow
         }
         self._still = self._progress.look(groups, self._turned_s)
 

@@ -151,7 +151,14 @@ def in_lists(app: App, runs: list[tuple[int, int | None]]) -> None:
         runs.append((contexts[0].offset, await alone_in(app)))
 
 
-@pytest.mark.parametrize("subscribe", [one_by_one, in_lists])
+def at_a_rate(app: App, runs: list[tuple[int, int | None]]) -> None:
+    @app.subscribe(Step, group=GROUP, concurrency=4, rate_per_s=40)
+    async def handle(step: Step, ctx: Context) -> None:
+        await breathe()
+        runs.append((ctx.offset, await alone_in(app)))
+
+
+@pytest.mark.parametrize("subscribe", [one_by_one, in_lists, at_a_rate])
 async def test_nothing_runs_while_another_event_is_said_to_run_alone(
     subscribe: Subscribe, tmp_path: Path
 ) -> None:

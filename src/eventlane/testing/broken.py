@@ -31,6 +31,7 @@ from eventlane.testing import (
     log_cases,
     operator_cases,
     parking_cases,
+    rate_cases,
 )
 from eventlane.testing.conformance import Case
 from eventlane.testing.passing import PassingBroker, PassingConsumer
@@ -45,6 +46,13 @@ class Broken(NamedTuple):
     """Breaks a good one: see `Storage`."""
     caught_by: Case
     """The case that cannot pass."""
+
+
+class _RatesApart(PassingBroker):
+    """Gives each process a rate of its own."""
+
+    async def reserve(self, name: str, rate_per_s: float, count: int) -> int:
+        return await super().reserve(f"{name} {id(self)}", rate_per_s, count)
 
 
 class _Late(PassingBroker):
@@ -352,6 +360,9 @@ BROKEN: dict[str, Broken] = {
     ),
     "replays to all groups of an app": Broken(
         _ReplaysToAll, letter_cases.a_replay_runs_in_the_group_that_failed_and_nowhere_else
+    ),
+    "gives each process a rate of its own": Broken(
+        _RatesApart, rate_cases.permits_of_all_processes_are_spaced_by_the_rate
     ),
     "forgets a pause": Broken(_ForgetsPauses, group_cases.a_pause_is_durable_and_told_to_members),
     "accepts stale epochs": Broken(

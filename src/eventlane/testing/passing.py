@@ -111,6 +111,9 @@ class PassingBroker:
         """What stands around a consumer of the real broker."""
         return PassingConsumer(real, group)
 
+    async def reserve(self, name: str, rate_per_s: float, count: int) -> int:
+        return await self.real.reserve(name, rate_per_s, count)
+
     async def ends(self, topic: str) -> Sequence[tuple[int, int]]:
         return await self.real.ends(topic)
 

@@ -29,6 +29,7 @@ from eventlane.brokers.embedded.inspection import snapshot
 from eventlane.brokers.embedded.log import LogReader, LogTopic, ensure_topic
 from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.operators import By, Edit, Wanted
+from eventlane.brokers.embedded.rates import reserve
 from eventlane.brokers.embedded.retention import trim
 from eventlane.brokers.embedded.status import read_status
 from eventlane.brokers.embedded.watch import Watch
@@ -241,6 +242,12 @@ class EmbeddedBroker:
         self._consumers = [each for each in self._consumers if not each.has_left]
         self._consumers.append(consumer)
         return consumer
+
+    async def reserve(self, name: str, rate_per_s: float, count: int) -> int:
+        """See `Broker.reserve`."""
+        return await self._writer.change(
+            lambda change: reserve(change, name, rate_per_s, count, self._clock.now_ms())
+        )
 
     # --- operators and queries --------------------------------------------------------------
 

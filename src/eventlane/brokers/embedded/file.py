@@ -333,6 +333,14 @@ CREATE TABLE audit (
     detail TEXT
 );
 CREATE INDEX audit_by_letter ON audit (letter, id);
+
+-- Of each limited rate: when its next permit is free, and when one was reserved last.
+CREATE TABLE rate (
+    name TEXT PRIMARY KEY,
+    rate_per_s REAL NOT NULL,
+    asked_ms INTEGER NOT NULL,
+    free_ms REAL NOT NULL
+) WITHOUT ROWID;
 """
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]

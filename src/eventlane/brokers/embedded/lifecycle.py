@@ -19,6 +19,7 @@ from eventlane.brokers.embedded.members import Members
 from eventlane.brokers.embedded.operators import By, refuse_unknown
 from eventlane.brokers.embedded.owners import decode_runs
 from eventlane.brokers.embedded.parts import Audited, audit, let_go
+from eventlane.brokers.embedded.rates import forget_rate
 from eventlane.brokers.embedded.work import Transaction
 from eventlane.errors import NotFound, Refused
 from eventlane.views import PartitionReset, RemovalPlan, ResetPlan, ResetTo
@@ -248,6 +249,7 @@ def rename(transaction: Transaction, old: str, new: str, by: By, *, members: Mem
         transaction.execute(
             f"UPDATE {table} SET consumer_group = ? WHERE consumer_group = ?", (new, old)
         )
+    forget_rate(transaction, f"group:{old}")
     audit(transaction, Audited("rename", *by, detail=f"was {old!r}"), [(new, None)])
     transaction.alters = True
 
@@ -305,6 +307,7 @@ def remove(transaction: Transaction, group: str, by: By, *, members: Members) ->
     for table in _TABLES:
         if table not in _KEPT:
             transaction.execute(f"DELETE FROM {table} WHERE consumer_group = ?", (group,))
+    forget_rate(transaction, f"group:{group}")
     let_go(transaction, group, "the group was removed", by.now_ms)
     transaction.execute(
         "DELETE FROM operation_letter WHERE part IN "
