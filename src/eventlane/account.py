@@ -8,7 +8,15 @@ import msgspec
 from eventlane.errors import NotFound
 from eventlane.wording import did_you_mean
 
-__all__ = ["GroupStatus", "PartitionStatus", "Status", "TopicStatus", "refuse_unknown_group"]
+__all__ = [
+    "GroupStatus",
+    "PartitionStatus",
+    "Status",
+    "TopicStatus",
+    "cut_in_words",
+    "refuse_unknown_group",
+    "waits_in_words",
+]
 
 
 class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,3 +184,20 @@ def refuse_unknown_group(name: str, known: Iterable[str]) -> None:
     if name not in names:
         hint = did_you_mean(name, names) if names else "There are no groups yet."
         raise NotFound(f"group {name!r}: there is none. {hint}")
+
+
+def waits_in_words(topic: str, partition: int, event_type: str) -> str:
+    """That a partition waits for a member with a handler, and what to do."""
+    return (
+        f"{topic}[{partition}] waits for a member with a handler for {event_type!r}: start a "
+        "process that has one; or, if none will have one, forget that type, and its events are "
+        "skipped"
+    )
+
+
+def cut_in_words(topic: str, partition: int) -> str:
+    """That the log has lost events that a group had not handled, and what to do."""
+    return (
+        f"{topic}[{partition}] is paused: size_bytes_max of its topic has removed events that the "
+        "group had not handled while it was absent; a reset continues it"
+    )

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from itertools import chain, islice
 
 from eventlane.broker import Broker
@@ -78,6 +78,11 @@ async def publish_in_chunks(
             acknowledged=published,
             rest=chain(in_flight, chunk, rest),
         ) from error
+    finally:
+        # Where this was cancelled, nobody is left to wait for them.
+        await chunks.aclose()
+        if writing is not None:
+            writing.cancel()
     return published
 
 
@@ -90,7 +95,7 @@ async def _append(broker: Broker, records: dict[str, list[Record]], begun: async
 
 async def _chunks(
     events: Iterator[object], chunk: list[object], chunk_max: int
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Fill `chunk` again and again; what was read before the source failed stays in it."""
     while True:
         chunk.extend(islice(events, chunk_max))
@@ -101,7 +106,7 @@ async def _chunks(
 
 async def _async_chunks(
     events: AsyncIterator[object], chunk: list[object], chunk_max: int
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     coming: asyncio.Future[object] | None = None
     try:
         while True:

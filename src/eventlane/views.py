@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from eventlane.account import cut_in_words, waits_in_words
 from eventlane.message import Position
 from eventlane.wording import counted
 
@@ -145,6 +146,11 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     """Offset of a dead letter that stops the whole partition."""
     paused: str | None = None
     """Why the group is paused."""
+    waits_for: str | None = None
+    """The event type that the partition waits for a member with a handler for; see
+    `PartitionStatus`."""
+    is_cut: bool = False
+    """The partition is paused, since the log has lost events that the group had not handled."""
     members: int = 0
     """Live processes that handle the group."""
     behind: int = 0
@@ -166,6 +172,10 @@ def why(lane: LaneView) -> str:
         )
     if lane.paused is not None:
         reasons.append(f"the group is paused ({lane.paused})")
+    if lane.waits_for is not None:
+        reasons.append(waits_in_words(lane.topic, lane.partition, lane.waits_for))
+    if lane.is_cut:
+        reasons.append(cut_in_words(lane.topic, lane.partition))
     if not lane.members:
         reasons.append("no process handles the group")
     held_by = dict.fromkeys((*reasons, *lane.blocked))

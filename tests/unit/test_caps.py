@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from eventlane import ConfigError, Limits, StorageFull
+from eventlane import ConfigError, Limits, Refused, StorageFull
 from eventlane.brokers import connect
+from eventlane.brokers.embedded.retention import make_room
 from eventlane.cli import main
 from eventlane.settlement import LaneState
 from eventlane.testing.clock import ManualClock
@@ -142,6 +143,9 @@ async def test_an_absent_group_loses_the_oldest_is_paused_and_goes_on_after_a_re
     assert now.open == end - first
     assert now.partitions[0].is_cut
     assert "is paused: size_bytes_max of its topic has removed" in now.blocked[0]
+    (view,) = await broker.lane(TOPIC, b"a")
+    assert view.is_cut
+    assert "a reset continues it" in view.why
     back = await broker.join(spec())
     assert back._owned == {}, "expected that nobody has it before a reset"
     plan = await broker.reset("group", "first", actor="me", reason="", dry_run=True)
@@ -150,6 +154,29 @@ async def test_an_absent_group_loses_the_oldest_is_paused_and_goes_on_after_a_re
     assert (await acquired(back)).watermark == first
     now = await group(broker)
     assert (now.lost, now.blocked, now.open) == (0, (), end - first)
+
+
+async def test_what_is_lost_is_logged_once_it_is_written(
+    broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await (await broker.join(spec())).leave()
+    await fill_up(broker)
+    broker._clock.advance(2 * HOUR_S)
+
+    def lines() -> list[str]:
+        return [each.message for each in caplog.records if "has lost" in each.message]
+
+    def trimmed_in_vain(transaction: Any) -> None:
+        assert make_room(transaction, TOPIC, 3000, ["group"])
+        raise Refused("no")
+
+    with pytest.raises(Refused):
+        await broker._writer.change(trimmed_in_vain)
+    assert (lines(), (await group(broker)).lost) == ([], 0)
+    await broker.ensure_topic(Topic(TOPIC, size_bytes_max=3000))
+    await broker.run_retention(broker._clock.now_ms())
+    assert lines()
+    assert all("a reset" in line for line in lines())
 
 
 async def test_a_frozen_owner_of_what_was_removed_is_fenced(broker: Any, tmp_path: Path) -> None:

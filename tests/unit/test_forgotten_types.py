@@ -70,6 +70,20 @@ async def test_what_waits_for_a_handler_is_said_and_goes_on_when_its_type_is_for
         await shop.forget_type("stock", "Paid", reason="again")
 
 
+async def test_a_key_says_that_it_waits_for_a_handler(
+    shop: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (view,) = await shop.lane("orders", "ada")
+    assert view.waits_for == "Paid"
+    assert "its next event, at offset 0, waits;" in view.why
+    assert "; orders[0] waits for a member with a handler for 'Paid'" in view.why
+    place = ["--broker", shop.url, "lane", "orders", "ada"]
+    assert await asyncio.to_thread(main, place) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "waits for a member with a handler for 'Paid'" in out
+    assert "groups forget stock Paid" in out
+
+
 async def test_an_app_is_idle_while_only_that_waits(shop: App) -> None:
     again = shop.replace(url=shop.url)
     async with again:

@@ -244,6 +244,12 @@ def _hints(lanes: Sequence[LaneView], options: argparse.Namespace) -> Iterator[t
             yield "what died", command(options, "failures", "show", each.dead_letter)
         if each.paused is not None:
             yield "let it go on", command(options, "groups", "resume", each.group)
+        if each.waits_for is not None:
+            forget = command(options, "groups", "forget", each.group, each.waits_for)
+            yield "if none will have a handler", forget
+        if each.is_cut:
+            reset = command(options, "groups", "reset", each.group, "--to", "first", "--dry-run")
+            yield "what a reset would do", reset
     fronts = [each.front.event_id for each in lanes if each.front and each.front.event_id]
     for event_id in dict.fromkeys(fronts):
         yield "the event", command(options, "trace", event_id)

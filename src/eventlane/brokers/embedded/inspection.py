@@ -23,7 +23,7 @@ from eventlane.brokers.embedded.file import File
 from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import LogReader, LogTopic
 from eventlane.brokers.embedded.members import Heartbeat
-from eventlane.brokers.embedded.owners import decode_runs
+from eventlane.brokers.embedded.owners import decode_runs, waiting
 from eventlane.clock import yield_to_loop
 from eventlane.failure import Attempts, DeadLetter
 from eventlane.message import EVENT_TYPE, Record, headers_of
@@ -74,6 +74,8 @@ class Group(NamedTuple):
     settled: tuple[tuple[int, int], ...]
     owner: str | None
     """The id of the member that handles it."""
+    is_cut: bool
+    """Retention has overtaken it."""
 
     def has_settled(self, offset: int) -> bool:
         return offset < self.watermark or any(a <= offset < b for a, b in self.settled)
@@ -87,12 +89,17 @@ class Group(NamedTuple):
 def groups_of(connection: sqlite3.Connection, topic: str, partition: int) -> list[Group]:
     """The groups that consume a partition."""
     rows = connection.execute(
-        "SELECT name, ordering, paused, start_offset, watermark, settled, owner FROM progress "
+        "SELECT name, ordering, paused, start_offset, watermark, settled, owner, "
+        "watermark < first_offset FROM progress "
         "JOIN consumer_group ON consumer_group.name = progress.consumer_group "
+        "JOIN partition USING (topic, partition) "
         "WHERE topic = ? AND partition = ? ORDER BY name",
         (topic, partition),
     )
-    return [Group._make((*row[:5], decode_runs(row[5]), row[6])) for row in rows.fetchall()]
+    return [
+        Group._make((*row[:5], decode_runs(row[5]), row[6], bool(row[7])))
+        for row in rows.fetchall()
+    ]
 
 
 async def lane_views(
@@ -108,6 +115,7 @@ async def lane_views(
     partition = crc32(key) % topic.partitions
     with file.reading():
         groups = groups_of(file.reader, topic.name, partition)
+        waits = waiting(file.reader, lambda member: heartbeat(member) is not None)
     views: list[LaneView] = []
     for group in groups:
         at = _Lanes(log, group, (group.name, topic.name, partition))
@@ -125,6 +133,8 @@ async def lane_views(
             front=front,
             waiting=0 if front is None else len(ahead) - (front.offset in ahead),
             blocked=() if owner is None else _about(topic.name, partition, owner.blocked),
+            waits_for=waits.get((group.name, topic.name, partition)),
+            is_cut=group.is_cut,
             members=members.get(group.name, 0),
             behind=0 if front is None else max(0, front.offset - group.watermark),
             stopped_at=None if front is not None and stopped_at == front.offset else stopped_at,

@@ -8,6 +8,7 @@ its watermark stays below the start of the log.
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from eventlane.brokers.embedded.log import open_between, start_of
 from eventlane.brokers.embedded.owners import decode_runs
@@ -148,11 +149,11 @@ def _lose(transaction: Transaction, place: tuple[str, str, int], base: int, end:
             transaction.execute(f"DELETE FROM attempts WHERE {at} AND offset = ?", (*place, offset))
     transaction.alters = True
     group, topic, partition = place
-    _log.error(
-        "group %s has lost %d events of %s[%d]: it is absent, and the topic is at its "
-        "size_bytes_max. The partition is paused until a reset",
-        group,
-        lost,
-        topic,
-        partition,
+    transaction.once_durable.append(
+        partial(
+            _log.error,
+            "group %s has lost %d events of %s[%d]: it is absent, and the topic is at its "
+            "size_bytes_max. The partition is paused until a reset",
+            *(group, lost, topic, partition),
+        )
     )

@@ -3,7 +3,14 @@
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from eventlane.account import GroupStatus, PartitionStatus, Status, TopicStatus
+from eventlane.account import (
+    GroupStatus,
+    PartitionStatus,
+    Status,
+    TopicStatus,
+    cut_in_words,
+    waits_in_words,
+)
 from eventlane.brokers.embedded.failures import decode_offsets
 from eventlane.brokers.embedded.letters import utc
 from eventlane.brokers.embedded.log import (
@@ -65,18 +72,11 @@ class _Account:
             for place, offset in self.stopped.items()
         )
         waits = (
-            f"{each.topic}[{each.partition}] waits for a member with a handler for "
-            f"{each.waits_for!r}: start a process that has one; or, if none will have one, "
-            "forget that type, and its events are skipped"
+            waits_in_words(each.topic, each.partition, each.waits_for)
             for each in self.partitions
             if each.waits_for is not None
         )
-        cut = (
-            f"{each.topic}[{each.partition}] is paused: size_bytes_max of its topic has removed "
-            "events that the group had not handled while it was absent; a reset continues it"
-            for each in self.partitions
-            if each.is_cut
-        )
+        cut = (cut_in_words(each.topic, each.partition) for each in self.partitions if each.is_cut)
         reported = (sentence for each in alive for sentence in each.blocked)
         done, parked, dead, archived, skipped, edited, lost = self.counters
         return GroupStatus(

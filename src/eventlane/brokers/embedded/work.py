@@ -76,6 +76,8 @@ class Transaction:
         """Topics that have grown."""
         self.alters = False
         """Owners, commands or pauses changed: consumers have to look."""
+        self.once_durable: list[Callable[[], None]] = []
+        """What is to be logged, called once it has happened."""
         self._log = log
 
     def append(self, topic: LogTopic, records: Iterable[Record]) -> list[int]:
@@ -136,6 +138,8 @@ class Work:
         """Topics that have grown."""
         self.alters = False
         """See `Transaction.alters`."""
+        self.once_durable: list[Callable[[], None]] = []
+        """See `Transaction.once_durable`."""
         self.error: Exception | None = None
         """Why nothing at all was written."""
         self.refused: list[tuple[Item, StorageFull]] = []

@@ -244,6 +244,8 @@ class Writer:
             self.times["turn"].observe(began_s - queued_s)
             self.times["transaction"].observe(committed_s - began_s)
             self.times["commit"].observe(committed_s - filled_s)
+            for log in work.once_durable:
+                log()
         except sqlite3.Error as error:
             work.error = storage_error(error, self._file.path)
             work.error.__cause__ = error
@@ -265,10 +267,12 @@ class Writer:
                 self._run_change(transaction, item)
         work.topics = transaction.topics
         work.alters = transaction.alters
+        work.once_durable = transaction.once_durable
 
     def _run_change(self, transaction: Transaction, change: Change) -> None:
         execute = self._connection.execute
         execute("SAVEPOINT change")
+        to_log = len(transaction.once_durable)
         try:
             change.result = change.run(transaction)
         except sqlite3.IntegrityError as error:
@@ -280,4 +284,5 @@ class Writer:
         if change.error is not None:
             self._log.rolled_back()
             execute("ROLLBACK TO change")
+            del transaction.once_durable[to_log:]
         execute("RELEASE change")
