@@ -54,9 +54,14 @@ PROOFS = (
     ),
     Proof(
         "disk",
-        "the N-th write fails, for every N of a run: disk full and I/O error",
-        _tests("tests/crash/test_failing_disk.py", "tests/crash/test_full_disk.py"),
-        {"DISK_SAMPLE": "0"},
+        "the N-th write, or the N-th fsync, fails, for every N of a run and in every way",
+        _tests(
+            *(
+                f"tests/crash/test_{each}.py"
+                for each in ("failing_disk", "failing_sync", "full_disk")
+            )
+        ),
+        {"DISK_SAMPLE": "0", "SYNC_SAMPLE": "0"},
     ),
     Proof(
         "poison",

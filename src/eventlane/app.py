@@ -290,8 +290,8 @@ class App(Lifecycle, Inspecting):
         Raises:
             EventRefused: It cannot be serialised, has no key, or is too large; nothing was written.
             ConfigError: Its type is not marked.
-            StorageError: The disk or the file refused; nothing was written, unless its fsync failed
-                and the process dies before its next commit.
+            StorageError: The disk or the file refused; nothing was written. But where an fsync
+                failed, the event may be found when the file is opened anew.
             PublishTimeout: The queue had no room within `limits.publish_timeout_s`.
             Unavailable: The app is not connected.
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from eventlane.testing.conformance import CASES, REOPENING, Case, Storage
+from eventlane.testing.conformance import CASES, KILLING, REOPENING, Case, Storage
+from tests.conformance.killing import kill_embedded
 
 
 def name(case: Case) -> str:
@@ -16,6 +17,11 @@ ONCE = [case for case in CASES if case not in REOPENING]
 
 @pytest.mark.parametrize("case", CASES, ids=name)
 async def test_on_disk(case: Case, tmp_path: Path) -> None:
+    await case(Storage(f"embedded:{tmp_path / 'storage'}", kill=kill_embedded))
+
+
+@pytest.mark.parametrize("case", KILLING, ids=name)
+async def test_on_disk_where_an_unclean_end_is_said(case: Case, tmp_path: Path) -> None:
     await case(Storage(f"embedded:{tmp_path / 'storage'}"))
 
 

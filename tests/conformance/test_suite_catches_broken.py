@@ -8,6 +8,7 @@ from eventlane.errors import EventlaneError
 from eventlane.testing import stage
 from eventlane.testing.broken import BROKEN, Broken
 from eventlane.testing.conformance import CASES, Storage
+from tests.conformance.killing import kill_embedded
 
 
 @pytest.fixture(autouse=True)
@@ -18,14 +19,14 @@ def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 async def test_a_broken_broker_is_caught(broken: Broken, tmp_path: Path) -> None:
-    storage = Storage(f"embedded:{tmp_path / 'storage'}", wrap=broken.wrap)
+    storage = Storage(f"embedded:{tmp_path / 'storage'}", wrap=broken.wrap, kill=kill_embedded)
     with pytest.raises((AssertionError, EventlaneError, ValueError)):
         await broken.caught_by(storage)
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 async def test_the_case_passes_where_nothing_is_broken(broken: Broken, tmp_path: Path) -> None:
-    await broken.caught_by(Storage(f"embedded:{tmp_path / 'storage'}", wrap=lambda broker: broker))
+    await broken.caught_by(Storage(f"embedded:{tmp_path / 'storage'}", kill=kill_embedded))
 
 
 def test_every_broken_broker_has_a_case_of_the_suite() -> None:

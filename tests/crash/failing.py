@@ -20,8 +20,7 @@ class Disk:
     - "I/O error": one write fails, and the transaction is left open.
     - "twice": so it does, and the ROLLBACK that follows fails too.
 
-    A COMMIT that fails has written nothing. SQLite has no other: once the frame of a commit is on
-    the disk, nothing that comes after it can fail (a checkpoint that does is tried again later).
+    A COMMIT that fails here has written nothing. Where its fsync fails, it has: failing_sync.py.
     """
 
     fails_at: int = 0
@@ -37,10 +36,7 @@ class Disk:
         """
         self.writes += 1
         after = self.writes - self.fails_at
-        if (
-            not self.fails_at
-            or not 0 <= after < {"disk full": 4, "I/O error": 1, "twice": 2}[self.how]
-        ):
+        if not self.fails_at or not 0 <= after < _TIMES[self.how]:
             return
         self.failures += 1
         error = sqlite3.OperationalError(f"write {self.writes} fails: {self.how}")

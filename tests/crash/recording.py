@@ -87,12 +87,17 @@ class RecordingConsumer(PassingConsumer):
                 self._broker.say(Settled.of(each, process=process, group=group, accepted=accepted))
 
 
-def file_of(app: App) -> File:
-    """The file of an app on the embedded broker."""
+def embedded(app: App) -> Any:
+    """The embedded broker of an app, whatever stands around it."""
     broker: Any = app._connected
     while isinstance(broker, PassingBroker):
         broker = broker.real
-    file: File = broker._file
+    return broker
+
+
+def file_of(app: App) -> File:
+    """The file of an app on the embedded broker."""
+    file: File = embedded(app)._file
     return file
 
 

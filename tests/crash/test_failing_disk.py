@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import pytest
@@ -31,11 +31,11 @@ from eventlane.testing.clock import ManualClock
 from eventlane.testing.history import Died, Ended, LetterChanged, Operation, Published, Started
 from eventlane.testing.stage import PATIENCE_S, TOPIC, Step, Storage
 from tests.crash.failing import HOWS, Disk, How
-from tests.crash.recording import RecordingBroker, final_of
+from tests.crash.recording import RecordingBroker, embedded, final_of
 
 T = TypeVar("T")
 SAMPLE = int(os.environ.get("DISK_SAMPLE", "25"))
-"""How many of the writes fail, one in each run; 0: every one."""
+"""How many of the writes fail, one in each run; 0: every one, in every way."""
 GROUPS: dict[str, LaneOnDead] = {"one": "park", "two": "continue"}
 KEYS = "abc"
 NUMBERS = range(6)
@@ -181,8 +181,7 @@ async def archive(app: App) -> None:
 
 
 async def run_retention(app: App) -> None:
-    broker: Any = app._connected
-    await broker.real.run_retention(app._clock.now_ms())
+    await embedded(app).run_retention(app._clock.now_ms())
 
 
 def fate(step: Step, ctx: Context) -> Outcome | None:
@@ -224,21 +223,22 @@ async def test_whichever_write_fails_nothing_is_lost_and_everything_ends(
     writes = await run_on(disk, tmp_path / "sound", fails_at=0, how="disk full")
     seed = int(os.environ.get("DISK_SEED", random.randrange(1 << 32)))
     chance = random.Random(seed)
-    sample = chance.sample(range(1, writes + 1), SAMPLE) if SAMPLE else range(1, writes + 1)
+    every = range(1, writes + 1)
+    sample = [(each, chance.choice(HOWS)) for each in chance.sample(every, min(SAMPLE, writes))]
     with capsys.disabled():
         print(f"\nfailing disk: seed {seed}, {writes} writes ", end="", flush=True)
     failed: Counter[How] = Counter()
-    for fails_at in sample:
-        how = chance.choice(HOWS)
+    for fails_at, how in sample or [(each, how) for each in every for how in HOWS]:
         directory = tmp_path / "log"
         await run_on(disk, directory, fails_at=fails_at, how=how)
         failed[how] += disk.failures > 0
         shutil.rmtree(directory)
-    assert failed.total() >= len(sample) // 2
+    runs = len(sample) or writes * len(HOWS)
+    assert failed.total() >= runs // 2
     how_often = ", ".join(f"{how} {count}" for how, count in sorted(failed.items()))
     with capsys.disabled():
         print(
-            f"\nfailing disk: seed {seed}, {len(sample)} runs of {writes} writes; failed: "
+            f"\nfailing disk: seed {seed}, {runs} runs of {writes} writes; failed: "
             f"{how_often}: nothing lost",
             flush=True,
         )

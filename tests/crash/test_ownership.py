@@ -23,14 +23,9 @@ from eventlane.testing.stage import (
 )
 from eventlane.topic import Topic
 from tests.crash.failing import Disk
-from tests.crash.recording import file_of
+from tests.crash.recording import embedded, file_of
 
 KEYS = ("k2", "k3", "k4", "k5")  # Two in each of two partitions.
-
-
-def embedded(app: App) -> Any:
-    broker: Any = app._connected
-    return getattr(broker, "real", broker)
 
 
 async def give_to(app: App, owner: str | None, *, partition: int = 0) -> None:

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +18,7 @@ from eventlane.testing.checker import check
 from eventlane.testing.clock import ManualClock
 from eventlane.testing.history import Ended, Operation, Started
 from eventlane.testing.stage import GROUP, Boom, Storage, until
-from tests.crash.recording import RecordingBroker, file_of, final_of
+from tests.crash.recording import RecordingBroker, embedded, file_of, final_of
 
 LONG_S = 100.0
 """Longer than `hold_s_max`: it is parked."""
@@ -104,11 +103,6 @@ class Stage:
             for each in self.history
             if isinstance(each, Started) and each.key == key.encode()
         ]
-
-
-def embedded(app: App) -> Any:
-    broker: Any = app._connected
-    return getattr(broker, "real", broker)
 
 
 FATES: dict[str, tuple[Outcome | Exception, Outcome | Exception]] = {

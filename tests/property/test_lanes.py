@@ -1,7 +1,8 @@
 """The lanes against what they promise, driven at random: what runs, what waits, what is written."""
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -160,10 +161,13 @@ class LanesMachine(RuleBasedStateMachine):
         self.store = Store()
         self.now_ms = 0
         self.command_ids = 0
+        self.ordering: Literal["key", "partition", "none"] = "key"
         self.acquire()
 
     def acquire(self) -> None:
         self.alive: dict[int, Delivery] = {}
+        self.mates: dict[int, list[Delivery]] = {}
+        """By the event that began the list, the later ones of its lane that run in it."""
         self.undurable: dict[bytes | int, int] = {}
         """By lane, the event whose death is not written yet: its lane must stand still."""
         self.replayed: set[int] = set()
@@ -172,7 +176,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.lanes = Lanes(
             Origin("t", 0, "g", None, lambda *_: ("t", record(0, b"a"))),
             self.store.acquired(),
-            ordering="key",
+            ordering=self.ordering,
             limits=LIMITS,
             now_ms=self.now_ms,
         )
@@ -189,9 +193,20 @@ class LanesMachine(RuleBasedStateMachine):
 
     # --- what happens -----------------------------------------------------------------------
 
-    @initialize(keys=st.lists(st.sampled_from(KEYS), min_size=2, max_size=6))
-    def begin(self, keys: list[bytes]) -> None:
+    @initialize(
+        keys=st.lists(st.sampled_from(KEYS), min_size=2, max_size=6),
+        ordering=st.sampled_from(("key", "key", "partition", "none")),
+    )
+    def begin(self, keys: list[bytes], ordering: Any) -> None:
+        self.ordering = ordering
+        self.acquire()
         self.append_and_fetch(keys)
+
+    def lane_of(self, offset: int) -> bytes | int:
+        key = self.store.log[offset].key if self.ordering == "key" else None
+        if key is not None:
+            return key
+        return -1 if self.ordering == "partition" else offset
 
     @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4))
     def append_and_fetch(self, keys: list[bytes]) -> None:
@@ -243,11 +258,27 @@ class LanesMachine(RuleBasedStateMachine):
         self.alive[delivery.offset] = delivery
         return delivery.offset
 
-    def check_order(self, delivery: Delivery) -> None:
+    @rule(which=st.integers(0, 2), count_max=st.integers(1, 3))
+    def start_list(self, which: int, count_max: int) -> None:
+        """A list that may have several events of a lane: those that wait behind the first."""
+        while self.take() >= 0:
+            pass
+        plain = [each for each in self.alive.values() if each.trouble is None]
+        if not plain:
+            return
+        first = plain[which % len(plain)]
+        mates = self.mates.setdefault(first.offset, [])
+        while len(mates) < count_max and (mate := self.lanes.take_behind(first)):
+            self.check_order(mate, [each.offset for each in (first, *mates)])
+            assert mate.trouble is None
+            mates.append(mate)
+
+    def check_order(self, delivery: Delivery, before: Sequence[int] = ()) -> None:
+        """`before`: the events of its lane that run in the same list, and come first."""
         key, offset = delivery.lane, delivery.offset
-        assert key == (offset if delivery.record.key is None else delivery.record.key)
-        same_lane = [each for each in self.alive.values() if each.lane == key]
-        assert not same_lane, "two of a lane at once"
+        assert key == self.lane_of(offset)
+        same_lane = [each.offset for each in self.alive.values() if each.lane == key]
+        assert same_lane == list(before[:1]), "two of a lane at once"
         assert key not in self.undurable, "it did not wait for a dead letter to be durable"
         trouble = delivery.trouble
         if trouble is not None and trouble.due_ms:
@@ -270,16 +301,17 @@ class LanesMachine(RuleBasedStateMachine):
         earlier = [
             other
             for other in range(offset)
-            if self.store.log[other].key == key and other not in self.store.outcomes
+            if self.lane_of(other) == key and other not in self.store.outcomes
         ]
-        assert not earlier, "overtaken"
+        assert earlier == list(before), "overtaken"
         passed = {
             other
             for other, letter in self.store.letters.items()
             if letter.lane == key and other < offset and self.store.states[other] != "resolved"
             if other not in self.resolved
         }
-        assert set(delivery.gaps) == (passed if delivery.record.key else set()), "gaps"
+        is_shared = isinstance(key, bytes) or self.ordering == "partition"
+        assert set(delivery.gaps) == (passed if is_shared else set()), "gaps"
 
     def ends(self, offset: int) -> int:
         """How often an event was in flight when its process died, as the lanes were told."""
@@ -287,19 +319,33 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule(
         which=st.integers(0, 2),
-        how=st.sampled_from(HOW),
+        hows=st.lists(st.sampled_from(HOW), min_size=4, max_size=4),
         delay_ms=st.sampled_from([0, 10, 100, 1000]),
         commits=st.booleans(),
     )
-    def run(self, *, which: int, how: Any, delay_ms: int, commits: bool) -> None:
+    def run(self, *, which: int, hows: list[Any], delay_ms: int, commits: bool) -> None:
         """A handler that runs comes to its end; one is started if none runs."""
         if not self.alive:
             self.take()
         if self.alive:
             offset = list(self.alive)[which % len(self.alive)]
-            self.conclude(offset, how, delay_ms)
+            self.conclude_list(offset, hows, delay_ms)
         if commits:
             self.settle()
+
+    def conclude_list(self, offset: int, hows: list[Any], delay_ms: int) -> None:
+        """What became of each event of a list, up to the first that is not done or skipped."""
+        mates, how = self.mates.pop(offset, []), hows[0]
+        for how in hows:
+            if how not in ("done", "skip") or not mates:
+                break
+            self.store.outcomes[offset] = how
+            self.lanes.mate_ended(self.alive.pop(offset), "done" if how == "done" else "skipped")
+            mate = mates.pop(0)
+            offset = mate.offset
+            self.alive[offset] = mate
+        self.lanes.put_mates_back(mates)
+        self.conclude(offset, how, delay_ms)
 
     def conclude(self, offset: int, how: Any, delay_ms: int = 0) -> None:
         delivery = self.alive.pop(offset)
@@ -320,7 +366,9 @@ class LanesMachine(RuleBasedStateMachine):
             replayed = delivery.trouble.letter if delivery.trouble else None
             self.store.outcomes[offset] = "dead"
             self.undurable[delivery.lane] = offset
-            on_dead = "continue" if how == "park" and delivery.record.key is None else how
+            on_dead = how
+            if how == "park" and not isinstance(delivery.lane, bytes):
+                on_dead = "stop" if self.ordering == "partition" else "continue"
             self.lanes.dead(delivery, letter_of(delivery, on_dead, replayed))
 
     @rule()
@@ -351,7 +399,8 @@ class LanesMachine(RuleBasedStateMachine):
     def crash_and_take_over(self, *, is_clean: bool) -> None:
         if not is_clean:
             ends = {o: n for start, stop, n in self.store.suspects for o in range(start, stop)}
-            for offset in self.alive:
+            lists = (each.offset for mates in self.mates.values() for each in mates)
+            for offset in (*self.alive, *lists):
                 ends[offset] = ends.get(offset, 0) + 1
             self.store.suspects = tuple(
                 (offset, offset + 1, n) for offset, n in sorted(ends.items())
@@ -374,13 +423,17 @@ class LanesMachine(RuleBasedStateMachine):
         for offset in range(store.watermark):
             assert offset in store.outcomes or offset in store.parked, f"{offset} is lost"
 
+    @invariant()
+    def a_partition_that_is_one_lane_parks_nothing(self) -> None:
+        assert self.ordering != "partition" or not self.store.parked
+
     def teardown(self) -> None:
         """Let everything succeed, release every letter: nothing must be left, in order."""
         for _ in range(2000):
             self.wait(1000)
             self.settle()
             for offset, delivery in list(self.alive.items()):
-                self.conclude(offset, "retry" if delivery.attempt == 1 else "done")
+                self.conclude_list(offset, ["retry" if delivery.attempt == 1 else "done"], 0)
             for offset, state in list(self.store.states.items()):
                 if state == "open" and self.store.letters[offset].blocks_lane:
                     self.operate(0, "replay")

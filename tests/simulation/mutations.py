@@ -181,6 +181,14 @@ MUTATIONS: dict[str, Mutation] = {
     "a paused operation that is resumed waits for ever *": Mutation(
         "eventlane.advancing", "_LOOK_S = 1.0\n", "_LOOK_S = 1e6\n"
     ),
+    "an edited event counts as done besides": Mutation(
+        f"{_EMBEDDED}.groups", "                edited += 1\n", "                done += 1\n"
+    ),
+    "what replaces an edited letter does not close its lane as that did": Mutation(
+        f"{_EMBEDDED}.operators",
+        ' fingerprint, app_version, on_dead, "\n',
+        " fingerprint, app_version, 'stop', \"\n",
+    ),
     # The log
     "publishers are told the place of the event behind theirs": Mutation(
         f"{_EMBEDDED}.work",

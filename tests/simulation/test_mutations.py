@@ -25,6 +25,7 @@ LATE = (
     "a lane is looked up while it is written *",
     "a settlement under a stale epoch is accepted",
     "a paused operation that is resumed waits for ever *",
+    "a replay runs though an earlier one of its lane died again",
     "a replay runs that was released before an earlier one had died again *",
 )
 """Mutations that hide for many histories."""

@@ -23,7 +23,15 @@ SOME = (1, 4, 7, 23)
 """Seeds whose histories are told again."""
 HAPPENED = (
     *("runs of replays", "retries", "events parked", "dead letters", "partitions taken over"),
-    *("settlements fenced", "processes that died", "faults", "clock jumps", "operator actions"),
+    *(
+        "edits",
+        "replays by query",
+        "settlements fenced",
+        "processes that died",
+        "faults",
+        "clock jumps",
+        "operator actions",
+    ),
 )
 
 

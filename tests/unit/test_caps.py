@@ -52,26 +52,6 @@ async def group(broker: Any) -> Any:
     return status.groups["group"]
 
 
-async def test_at_the_cap_publishing_is_refused_while_a_present_group_holds_it(
-    broker: Any,
-) -> None:
-    consumer = await broker.join(spec())
-    own = await acquired(consumer)
-    broker._clock.advance(3 * HOUR_S)
-    count = await fill_up(broker)
-    assert 3 < count < 10
-    with pytest.raises(StorageFull, match="size_bytes_max=10,000"):
-        await broker.publish(TOPIC, record("a", "x" * 2000))
-    assert await broker.ends(TOPIC) == [(0, 10 * count)]
-    # Settling writes what it has, and makes room.
-    await consumer.settle(
-        [settlement(own, 20, done=20, published=[(TOPIC, [record("a", "x" * 900)])])]
-    )
-    await fill(broker, 1)
-    ((first, _),) = await broker.ends(TOPIC)
-    assert (first, (await group(broker)).lost) == (20, 0)
-
-
 async def test_at_the_cap_an_operator_republishes_nothing_and_edits_all_the_same(
     broker: Any,
 ) -> None:

@@ -122,6 +122,17 @@ Case = tuple[Kind, History, History]
 PARK_TWO = settled(2, **dead(0), parked=((b"a", 1),), lanes=((b"a", 1, 1),))
 """Offset 0 is dead, offset 1 is parked behind it."""
 
+EDITED = [
+    acquired(),
+    *ran(0, "failed"),
+    settled(1, **dead(0)),
+    letter_is(0, "edited"),
+    letter_is(0, "replaying"),
+    *ran(0, replayed=True),
+    settled(1, letters=((0, "resolved", "done"),)),
+]
+"""Its dead letter was edited, and the child was handled in its place."""
+
 CASES: dict[str, Case] = {
     "an acknowledged event is not on the log": (
         Kind.LOST,
@@ -142,6 +153,16 @@ CASES: dict[str, Case] = {
         Kind.LOST,
         [*ran(0, "failed"), final(1, idle=True, letters=())],
         [*ran(0, "failed"), final(1, idle=True, letters=(letter(0),), progress=progress(1))],
+    ),
+    "a letter whose child is handled counts as done, not as edited": (
+        Kind.ACCOUNTING,
+        [*EDITED, final(1, groups={G: account(done=1)})],
+        [*EDITED, final(1, groups={G: account(edited=1)})],
+    ),
+    "a letter counts as edited before its child is handled": (
+        Kind.ACCOUNTING,
+        [*EDITED[:5], final(1, groups={G: account(edited=1)})],
+        [*EDITED[:5], final(1, groups={G: account(dead=1)})],
     ),
     "a dead letter is resolved on sending": (
         Kind.LOST,

@@ -25,6 +25,7 @@ from eventlane.settlement import (
     Settlement,
 )
 from eventlane.testing import (
+    crash_cases,
     group_cases,
     lane_cases,
     letter_cases,
@@ -316,6 +317,22 @@ class _ForgetsSuspects(_ForgetsOnTakeover):
         return msgspec.structs.replace(acquired, suspects=())
 
 
+class _SuspectsTooMuch(_ForgetsOnTakeover):
+    """Counts an end of a process for all that was in flight, as if each had run alone."""
+
+    def forget(self, acquired: Acquired) -> Acquired:
+        suspects = tuple((start, stop, 9) for start, stop, _ in acquired.suspects)
+        return msgspec.structs.replace(acquired, suspects=suspects)
+
+
+class _SkipsOnTakeover(_ForgetsOnTakeover):
+    """Takes the event that was to come next for handled, after an unclean end."""
+
+    def forget(self, acquired: Acquired) -> Acquired:
+        skipped = bool(acquired.suspects)
+        return msgspec.structs.replace(acquired, watermark=acquired.watermark + skipped)
+
+
 class _ForgetsBlockers(_ForgetsOnTakeover):
     """Opens all lanes when a partition changes its owner."""
 
@@ -399,6 +416,18 @@ BROKEN: dict[str, Broken] = {
     "forgets what was in flight": Broken(
         _settling(_ForgetsSuspects),
         group_cases.what_was_in_flight_at_an_unclean_end_is_suspected,
+    ),
+    "never lets anything run alone": Broken(
+        _settling(_ForgetsSuspects),
+        crash_cases.an_event_that_kills_its_process_is_dead_and_no_bystander_is_charged,
+    ),
+    "charges bystanders": Broken(
+        _settling(_SuspectsTooMuch),
+        crash_cases.an_event_that_kills_its_process_is_dead_and_no_bystander_is_charged,
+    ),
+    "passes over an event after a crash": Broken(
+        _settling(_SkipsOnTakeover),
+        crash_cases.after_a_crash_a_lane_runs_again_from_some_event_on_and_in_order,
     ),
     "drops dead letters": Broken(
         _without("dead"), letter_cases.a_dead_letter_keeps_the_whole_event_and_how_it_failed

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 
 from eventlane.testing import (
+    crash_cases,
     group_cases,
     handler_cases,
     history_cases,
@@ -31,7 +32,7 @@ from eventlane.testing import (
 )
 from eventlane.testing.stage import Factory, Storage
 
-__all__ = ["CASES", "MODULES", "REOPENING", "Case", "Factory", "Storage"]
+__all__ = ["CASES", "KILLING", "MODULES", "REOPENING", "Case", "Factory", "Storage"]
 
 Case = Callable[[Factory], Awaitable[None]]
 
@@ -51,6 +52,7 @@ MODULES = (
     message_cases,
     history_cases,
     sharing_cases,
+    crash_cases,
 )
 """From the log up to whole groups; a case is a public coroutine function of such a module."""
 
@@ -63,8 +65,17 @@ CASES: tuple[Case, ...] = tuple(
     and not name.startswith("_")
 )
 
+KILLING: frozenset[Case] = frozenset(
+    (
+        *(case for case in CASES if case.__module__ == crash_cases.__name__),
+        group_cases.what_was_in_flight_at_an_unclean_end_is_suspected,
+    )
+)
+"""Cases that end what they have opened as kill -9 would: see `Storage`."""
+
 REOPENING: frozenset[Case] = frozenset(
     (
+        *KILLING,
         *(case for case in CASES if case.__module__ == sharing_cases.__name__),
         handler_cases.an_event_for_a_topic_that_cannot_be_had_fails_its_own_publisher_only,
         log_cases.an_acknowledged_event_is_there_after_reopening,
@@ -109,6 +120,7 @@ REOPENING: frozenset[Case] = frozenset(
         replay_cases.an_edited_event_that_is_none_is_refused_by_its_field,
         replay_cases.a_dead_letter_is_published_again_for_all_only_where_that_is_permitted,
         message_cases.bytes_that_are_no_event_are_dead_at_once_and_kept,
+        message_cases.an_undecodable_letter_is_decoded_again_after_a_schema_fix,
         message_cases.headers_that_are_no_headers_are_dead_and_kept,
         message_cases.a_message_that_does_not_say_its_type_is_the_only_one_of_its_topic,
         message_cases.a_message_that_does_not_say_its_type_is_dead_where_there_are_several,

@@ -1,8 +1,10 @@
 """Cases about groups on the broker: where they start, what they own, and what settling keeps."""
 
-from eventlane.errors import ConfigError, Conflict, Fenced, NotFound
+from eventlane.config import Limits
+from eventlane.errors import ConfigError, Conflict, Fenced, NotFound, StorageFull
 from eventlane.message import Record, encode_headers
 from eventlane.settlement import Acquired, LaneState, Lost, Parked, Paused
+from eventlane.testing.clock import ManualClock
 from eventlane.testing.stage import (
     GROUP,
     TOPIC,
@@ -189,15 +191,58 @@ async def parked_lanes_are_read_in_the_order_in_which_they_are_due(make: Factory
 
 
 async def what_was_in_flight_at_an_unclean_end_is_suspected(make: Factory) -> None:
-    """Suspects are kept until they are settled, and none are made where a member left in order."""
-    async with make() as broker:
-        await fill(broker, [record("a", str(number)) for number in range(4)])
-        consumer, own = await joined(broker)
+    """What a killed member may have had in flight is suspected, once for each such end.
+
+    Suspects are kept until they are settled; a member that leaves in order makes none.
+    """
+    async with make() as one, make() as two, make() as three:
+        await fill(one, [record("a", str(number)) for number in range(4)])
+        consumer, own = await joined(one)
         assert own.suspects == ()
-        await consumer.settle([settlement(own, 1, done=1, suspects=[(1, 3, 2)])])
+        await consumer.settle([settlement(own, 1, done=1, dispatched=3)])
+        await make.kill(one)
+        consumer, own = await joined(two)
+        assert tuple(map(tuple, own.suspects)) == ((1, 4, 1),)
+        await make.kill(two)
+        consumer, own = await joined(three)
+        assert tuple(map(tuple, own.suspects)) == ((1, 4, 2),)
+        await consumer.settle([settlement(own, 2, done=1, suspects=[(2, 4, 2)])])
         await consumer.leave()
-        again = await acquired(await broker.join(spec()))
-        assert tuple(map(tuple, again.suspects)) == ((1, 3, 2),)
+        again = await acquired(await three.join(spec()))
+        assert tuple(map(tuple, again.suspects)) == ((2, 4, 2),)
+
+
+async def at_its_cap_a_topic_refuses_publishing_while_a_present_group_is_behind(
+    make: Factory,
+) -> None:
+    """P7: at `size_bytes_max` nothing is removed that a present group has not handled.
+
+    Publishing is refused, settling is not, and what is settled makes room, also where it is long
+    ago that the group was absent.
+    """
+    clock = ManualClock()
+    async with make(clock=clock) as broker:
+        await broker.ensure_topic(Topic(TOPIC, partitions=1, size_bytes_max=10_000))
+        consumer, own = await joined(broker)
+        clock.advance(10 * Limits().absent_s)
+        count, some = 0, [record("a", "x" * 100)] * 10
+        while count < 100:
+            try:
+                await broker.append([(TOPIC, some)])
+            except StorageFull:
+                break
+            count += 1
+        assert 0 < count < 10
+        large = record("a", "x" * 2000)
+        await refused(StorageFull, lambda: broker.publish(TOPIC, large), "size_bytes_max=10,000")
+        assert list(await broker.ends(TOPIC)) == [(0, 10 * count)]
+        published = [(TOPIC, [record("a", "x" * 900)])]
+        await consumer.settle([settlement(own, 20, done=20, published=published)])
+        await broker.append([(TOPIC, some)])
+        ((first, _),) = await broker.ends(TOPIC)
+        account = (await broker.status()).groups[GROUP]
+        assert first <= 20
+        assert (account.done, account.lost, account.balances) == (20, 0, True)
 
 
 async def a_stale_epoch_is_fenced_and_nothing_is_written(make: Factory) -> None:

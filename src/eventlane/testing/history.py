@@ -137,6 +137,8 @@ class Started(_Recorded, frozen=True, kw_only=True, tag="started"):
     def of(cls, context: Context[Any], *, process: str, at_ms: int) -> "Started":
         """The run that a handler or a middleware is given."""
         trouble = context.trouble
+        letter = None if trouble is None else trouble.letter
+        is_edited = letter is not None and letter.edited_from is not None
         return cls(
             process=process,
             group=context.group,
@@ -144,7 +146,7 @@ class Started(_Recorded, frozen=True, kw_only=True, tag="started"):
             partition=context.message.partition,
             offset=context.offset,
             key=context.message.key,
-            event_id=context.event_id,
+            event_id=None if is_edited else context.event_id,  # the log has its parent
             attempt=context.attempt,
             at_ms=at_ms,
             due_ms=None if trouble is None else trouble.due_ms or None,

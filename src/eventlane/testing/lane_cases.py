@@ -1,10 +1,11 @@
 """Cases about order and retry: who may run before whom, when, and how often."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from eventlane.app import App
-from eventlane.handler import Context
+from eventlane.handler import Batch, Context
 from eventlane.outcome import Dead, Outcome, RetryLater, Skipped
 from eventlane.retry import Retry
 from eventlane.testing.clock import ManualClock
@@ -194,6 +195,67 @@ async def attempts_never_go_down_over_restarts(make: Factory) -> None:
         assert (account.dead, account.parked) == (1, 1)
 
 
+async def a_lane_goes_on_only_when_what_failed_is_durable(make: Factory) -> None:
+    """P1: a failed attempt, and a dead letter, can be read by everybody before the lane goes on."""
+    app, _, _ = staged(make)
+    before: list[tuple[int, int, int]] = []
+
+    @app.subscribe(
+        Step, group=GROUP, retry=Retry(attempts=4, delay_s=1, immediate=2), on_dead="continue"
+    )
+    async def handle(step: Step, _: Context[Any]) -> None:
+        (lane,) = await app.lane(Step, step.key)
+        before.append((step.number, lane.attempts, len(await app.dead_letters())))
+        if step.number < 2:
+            raise Boom
+
+    async with app:
+        await app.publish_many(steps_of("a", 3))
+        await app.run_until_idle(PATIENCE_S)
+        assert before == [
+            *((0, attempts, 0) for attempts in range(4)),
+            *((1, attempts, 1) for attempts in range(4)),
+            (2, 0, 2),
+        ]
+
+
+async def an_event_that_fails_each_time_in_another_way_dies_all_the_same(make: Factory) -> None:
+    """Attempts are counted whatever they fail of: another class of error is no new budget."""
+    app, journal, _ = staged(make)
+    errors = (Boom, ValueError, KeyError, TimeoutError)
+
+    @app.subscribe(Step, group=GROUP, retry=Retry(attempts=4, delay_s=1, jitter=0))
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        raise errors[(ctx.attempt - 1) % len(errors)]
+
+    async with app:
+        await app.publish(Step("a", 0))
+        await app.run_until_idle(PATIENCE_S)
+        assert [run.attempt for run in journal.runs] == [1, 2, 3, 4]
+        (letter,) = await app.dead_letters()
+        classes = [each.error_class for each in letter.history]
+        assert classes == [error.__name__ for error in errors]
+
+
+async def delays_grow_by_a_factor_up_to_their_maximum(make: Factory) -> None:
+    """The n-th delayed retry waits min(delay_s_max, delay_s · factor^(n-1)), not a moment less."""
+    app, journal, clock = staged(make)
+    retry = Retry(attempts=7, delay_s=1, factor=3, delay_s_max=10, jitter=0, immediate=1)
+
+    @app.subscribe(Step, group=GROUP, retry=retry)
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        raise Boom
+
+    async with app:
+        started_ms = clock.now_ms()
+        await app.publish(Step("a", 0))
+        await app.run_until_idle(PATIENCE_S)
+        at_s = [(run.at_ms - started_ms) / 1000 for run in journal.runs]
+        assert at_s == [0, 0, 1, 4, 13, 23, 33]
+
+
 async def the_first_rule_that_matches_decides(make: Factory) -> None:
     """Of the retry rules the first that matches decides: dead, skipped, another policy, later."""
     app, journal, _ = staged(make)
@@ -377,3 +439,93 @@ async def a_partition_ordered_group_is_one_lane_and_stops_at_a_dead_letter(make:
         assert order[stopped] == expected + list(range(letter.offset + 1, len(order[stopped]) - 2))
         account = await account_of(two)
         assert (account.done, account.archived, account.open) == (23, 1, 0)
+
+
+async def a_partition_ordered_group_may_go_on_behind_a_dead_letter(make: Factory) -> None:
+    """With ordering="partition" and on_dead="continue" the lane waits for retries, and goes on.
+
+    Nothing is parked; what was passed over is named to all later events of the partition, and runs
+    late when it is replayed.
+    """
+    clock = ManualClock()
+    app = make.app(clock=clock, partitions=2)
+    order: dict[int, list[int]] = {}
+    gaps: dict[int, set[tuple[int, ...]]] = {}
+    late: list[tuple[int, bool]] = []
+    is_mended = False
+
+    @app.subscribe(
+        Step,
+        group=GROUP,
+        ordering="partition",
+        on_dead="continue",
+        retry=Retry(attempts=3, delay_s=50, delay_s_max=50, jitter=0),
+    )
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        order.setdefault(ctx.message.partition, []).append(ctx.message.offset)
+        gaps.setdefault(ctx.message.partition, set()).add(ctx.gaps)
+        if ctx.replayed:
+            late.append((ctx.message.offset, ctx.late))
+        if (step.key, step.number) == ("a", 1) and not is_mended:
+            raise Boom
+
+    async with app:
+        await app.publish_many(steps_of("abcdefgh", 3))
+        await app.run_until_idle(PATIENCE_S)
+        (letter,) = await app.dead_letters()
+        assert (letter.on_dead, letter.attempts) == ("continue", 3)
+        went_on = order.pop(letter.partition)
+        count = len(went_on) - 2
+        dead = letter.offset
+        assert went_on == [*range(dead), dead, dead, dead, *range(dead + 1, count)]
+        assert gaps.pop(letter.partition) == {(), (dead,)}
+        assert all(numbers == sorted(numbers) for numbers in order.values())
+        assert set().union(*gaps.values()) <= {()}
+        account = await account_of(app)
+        assert (account.done, account.dead, account.parked, account.open) == (23, 1, 0, 0)
+        is_mended = True
+        await app.replay(letter, reason="mended")
+        await app.run_until_idle(PATIENCE_S)
+        assert late == [(dead, True)]
+        assert (await account_of(app)).done == 24
+
+
+async def a_success_in_one_partition_leaves_the_attempts_of_another_as_they_are(
+    make: Factory,
+) -> None:
+    """P5: what is handled well in one partition, in a list too, resets no counter of another."""
+    app, _, clock = staged(make, partitions=2)
+    attempts: list[int] = []
+    failing: set[str] = set()
+
+    @app.subscribe(
+        Step, group=GROUP, retry=Retry(attempts=4, delay_s=1, jitter=0, immediate=0), batch=Batch(5)
+    )
+    async def handle(steps: list[Step], contexts: list[Context[Any]]) -> list[Outcome | None]:
+        attempts.extend(
+            ctx.attempt for step, ctx in zip(steps, contexts, strict=True) if step.key in failing
+        )
+        return [RetryLater(5.0) if step.key in failing else None for step in steps]
+
+    def has_run(count: int) -> bool:
+        return len(attempts) == count
+
+    async with app:
+        keys = {(await app.publish(Step(f"k{n}", 0))).partition: f"k{n}" for n in range(20)}
+        await app.run_until_idle(PATIENCE_S)
+        failing.add(keys[1])
+        await app.publish(Step(keys[1], 1))
+        async with app.handling():
+            for count in range(1, 5):
+                await until(partial(has_run, count), f"attempt {count}")
+                done = (await account_of(app)).done
+                await app.publish_many([Step(keys[0], n) for n in range(50)])
+
+                async def is_done(done: int = done) -> bool:
+                    return (await account_of(app)).done == done + 50
+
+                await until(is_done, "that the other partition is done")
+                clock.advance(5.0)
+        assert attempts == [1, 2, 3, 4]
+        (letter,) = await app.dead_letters()
+        assert (letter.partition, letter.attempts) == (1, 4)

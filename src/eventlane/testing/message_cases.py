@@ -10,6 +10,7 @@ from eventlane.handler import Batch, Context
 from eventlane.message import EVENT_TYPE, Message, Record, encode_headers, event_ids
 from eventlane.outcome import Dead, Outcome
 from eventlane.retry import Retry
+from eventlane.testing.clock import ManualClock
 from eventlane.testing.stage import GROUP, PATIENCE_S, TOPIC, Boom, Factory, Step, staged
 from eventlane.topic import Topic
 
@@ -33,6 +34,30 @@ class Unheard(msgspec.Struct, frozen=True):
     """An event on a topic that nobody has subscribed to."""
 
     what: str
+
+
+@event(topic="measured", key="sensor", name="Measured")
+class _Text(msgspec.Struct, frozen=True):
+    """As a publisher writes it."""
+
+    sensor: str
+    value: str
+
+
+@event(topic="measured", key="sensor", name="Measured")
+class _Narrow(msgspec.Struct, frozen=True):
+    """As a handler reads it that does not know of text yet."""
+
+    sensor: str
+    value: int
+
+
+@event(topic="measured", key="sensor", name="Measured")
+class _Wide(msgspec.Struct, frozen=True):
+    """As it reads it since it was mended."""
+
+    sensor: str
+    value: int | str
 
 
 def _record(value: bytes | None, key: bytes | None = b"a", *, type: str | None = None) -> Record:
@@ -78,6 +103,38 @@ async def bytes_that_are_no_event_are_dead_at_once_and_kept(make: Factory) -> No
             assert all("Step" in each.error_message for each in letters)
             assert "no JSON" not in letters[0].error_message
             assert journal.numbers("a", group) == [0]
+
+
+async def an_undecodable_letter_is_decoded_again_after_a_schema_fix(make: Factory) -> None:
+    """A letter that could not be decoded runs under the mended type, before its followers."""
+    clock = ManualClock()
+    seen: list[tuple[int | str, bool]] = []
+
+    def app(kind: type[_Narrow | _Wide]) -> App:
+        made = make.app(clock=clock, partitions=1)
+
+        @made.subscribe(kind, group=GROUP)
+        async def handle(measured: _Narrow | _Wide, ctx: Context[Any]) -> None:
+            seen.append((measured.value, ctx.replayed))
+
+        return made
+
+    async with (old := app(_Narrow)):
+        await old.publish_many([_Text("a", "high"), _Narrow("a", 2)])
+        await old.run_until_idle(PATIENCE_S)
+        (letter,) = await old.dead_letters()
+        assert (letter.disposition, letter.parked_followers) == ("undecodable", 1)
+        await old.replay(letter, reason="nothing has changed")
+        await old.run_until_idle(PATIENCE_S)
+        (letter,) = await old.dead_letters()
+        assert letter.replay_count == 1
+        assert not seen
+    async with (new := app(_Wide)):
+        await new.replay(letter, reason="the type is mended")
+        await new.run_until_idle(PATIENCE_S)
+        assert seen == [("high", True), (2, False)]
+        account = (await new.status()).groups[GROUP]
+        assert (account.done, account.dead, account.parked) == (2, 0, 0)
 
 
 async def headers_that_are_no_headers_are_dead_and_kept(make: Factory) -> None:

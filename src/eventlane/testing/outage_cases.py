@@ -221,6 +221,46 @@ async def time_in_an_outage_does_not_count_towards_elapsed_s_max(make: Factory) 
         assert letter.attempts == 3
 
 
+async def a_pause_and_an_open_breaker_do_not_count_towards_elapsed_s_max(make: Factory) -> None:
+    """elapsed_s_max counts neither how long a group was paused, nor how long a dependency was out.
+
+    Without either the third attempt is the last one: a fourth would come after 30 s of 25.
+    """
+    app, journal, clock = staged(make)
+    mail = Dependency("mail", trips_on=_Gone, failures=1)
+    back_ms = 0
+
+    @app.subscribe(
+        Step,
+        group=GROUP,
+        retry=Retry(attempts=9, delay_s=10, factor=1, jitter=0, immediate=0, elapsed_s_max=25),
+        dependencies=[mail],
+    )
+    async def handle(step: Step, ctx: Context[Any]) -> None:
+        journal.note(step, ctx)
+        raise _Gone if clock.now_ms() < back_ms else Boom
+
+    def has_run(count: int) -> bool:
+        return len(journal.runs) == count
+
+    async with app:
+        await app.publish(Step("a", 0))
+        async with app.handling():
+            await until(partial(has_run, 1), "the first attempt")
+            await app.pause(GROUP, reason="a deployment")
+            back_ms = clock.now_ms() + 7_200_000
+            clock.advance(3600.0)
+            await app.resume(GROUP)
+            await until(partial(has_run, 2), "a run that meets the outage")
+        await app.run_until_idle(PATIENCE_S)
+        charged = [run for run in journal.runs if run.at_ms >= back_ms]
+        assert len(charged) == 2
+        assert {run.attempt for run in journal.runs[1:-2]} == {2}
+        assert [run.attempt for run in charged] == [2, 3]
+        (letter,) = await app.dead_letters()
+        assert (letter.attempts, letter.disposition) == (3, "exhausted")
+
+
 async def a_ramp_goes_on_after_a_run_in_it_failed(make: Factory) -> None:
     """After a probe succeeded, one that fails while few are let through holds up none for good."""
     app = make.app(partitions=1)

@@ -20,6 +20,7 @@ from eventlane.message import EVENT_TYPE, Record, derived_id, encode_headers, ev
 from eventlane.outcome import LaneOnDead
 from eventlane.settlement import Acquired, GroupSpec, Settlement
 from eventlane.testing.clock import ManualClock
+from eventlane.testing.mortal import Kill, MortalBroker, say_suspects_and_leave
 from eventlane.topic import Topic
 
 __all__ = [
@@ -68,6 +69,10 @@ class Factory(Protocol):
         """An app without subscriptions on the same storage."""
         ...
 
+    async def kill(self, opened: Broker | App) -> None:
+        """End a broker, or a connected app, as kill -9 would: it writes nothing more."""
+        ...
+
 
 class Storage:
     """A `Factory` for what a URL names.
@@ -77,6 +82,7 @@ class Storage:
             its own, so that cases which open it again cannot pass.
         durability: See `App`.
         wrap: Puts another broker around the real one: see `broken.py`.
+        kill: Ends an opened broker as the death of its process would. By default it says so itself.
     """
 
     def __init__(
@@ -85,10 +91,20 @@ class Storage:
         *,
         durability: Literal["fsync", "os"] | None = None,
         wrap: Callable[[Broker], Broker] = lambda broker: broker,
+        kill: Kill = say_suspects_and_leave,
     ) -> None:
         self._url = url
         self._durability: Literal["fsync", "os"] | None = durability
-        self._wrap = wrap
+        self._wrap_real = wrap
+        self._kill = kill
+        self._opened: list[tuple[Broker, MortalBroker]] = []
+        """What it has opened, and what of that can be killed."""
+
+    def _wrap(self, real: Broker) -> Broker:
+        mortal = MortalBroker(real, self._kill)
+        broker = self._wrap_real(mortal)
+        self._opened.append((broker, mortal))
+        return broker
 
     @asynccontextmanager
     async def __call__(self, *, clock: Clock | None = None) -> AsyncGenerator[Broker]:
@@ -105,12 +121,21 @@ class Storage:
         app.wrap = self._wrap
         return app
 
+    async def kill(self, opened: Broker | App) -> None:
+        """See `Factory`."""
+        broker = opened.opened if isinstance(opened, _WrappedApp) else opened
+        for known, mortal in self._opened:
+            if known is broker:
+                await mortal.kill()
+
 
 class _WrappedApp(App):
     wrap: Callable[[Broker], Broker]
+    opened: Broker | None = None
 
     async def _open_broker(self) -> Broker:
-        return self.wrap(await super()._open_broker())
+        self.opened = self.wrap(await super()._open_broker())
+        return self.opened
 
 
 # --- events and what handlers did with them ---------------------------------------------------

@@ -52,13 +52,13 @@ _STATE_OF: dict[LetterState, str] = {
     "replaying": DEAD,
     "resolved": SETTLED,
     "archived": ARCHIVED,
-    "edited": ARCHIVED,
+    "edited": DEAD,
 }
 _COUNTER_OF: dict[LetterState, str] = {
     "open": "dead",
     "replaying": "dead",
     "archived": "archived",
-    "edited": "edited",
+    "edited": "dead",
 }
 
 
@@ -150,6 +150,8 @@ class Standing:
         """What is parked of each lane, ascending."""
         self.on_dead: dict[int, LaneOnDead] = {}
         self.letters: dict[int, LetterState] = {}
+        self.edited: set[int] = set()
+        """Whose letter has a child in its place."""
         self.counters: Counter[str] = Counter()
         self.start = self.watermark = -1
         self.epoch = -1
@@ -334,6 +336,10 @@ class Standing:
         """A dead letter is in another state."""
         before = self.letters.get(offset, "open")
         self.counters[_COUNTER_OF.get(before, "done")] -= 1
+        if state == "edited":
+            self.edited.add(offset)
+        elif offset in self.edited:  # What it is resolved by is another event.
+            outcome = "edited"
         self.counters[_COUNTER_OF.get(state, outcome)] += 1
         if before == "archived" and state == "open":
             self.on_dead[offset] = "continue"  # Its lane went on: its replay is late.

@@ -67,6 +67,8 @@ class Observer:
         self._epochs: dict[_Place, int] = {}
         self._states: dict[tuple[str, str, int, int], LetterState] = {}
         """Of dead letters, by group, topic, partition and offset."""
+        self._edited: set[int] = set()
+        """Numbers of the letters that have a child in their place."""
         self._letters: dict[_Place, dict[int, _Letter]] = {}
         self._replays: dict[tuple[str, str, int, int], _Replay] = {}
         """The replay in which an event runs."""
@@ -129,11 +131,15 @@ class Observer:
                     ),
                 )
             )
-        for group, topic, partition, offset, *letter in self._connection.execute(
-            "SELECT consumer_group, topic, partition, offset, state, lane, on_dead FROM letter "
-            "ORDER BY number"
+        for number, group, topic, partition, offset, *letter in self._connection.execute(
+            "SELECT number, consumer_group, topic, partition, offset, state, lane, on_dead "
+            "FROM letter ORDER BY number"
         ):
+            if number in self._edited:
+                continue
             found = _Letter(*letter)
+            if found.state == "edited":
+                self._edited.add(number)
             self._letters.setdefault((group, topic, partition), {})[offset] = found
             if self._states.get((group, topic, partition, offset)) != found.state:
                 self._states[group, topic, partition, offset] = found.state
@@ -210,7 +216,8 @@ class Observer:
                     on_dead=on_dead,
                 )
                 for group, topic, partition, offset, state, on_dead in self._connection.execute(
-                    "SELECT consumer_group, topic, partition, offset, state, on_dead FROM letter"
+                    "SELECT consumer_group, topic, partition, offset, state, on_dead FROM letter "
+                    "WHERE state != 'edited'"
                 )
             ),
             dlq=dlq,

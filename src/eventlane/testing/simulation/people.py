@@ -9,6 +9,7 @@ from uuid import UUID
 from eventlane.clock import sleep
 from eventlane.errors import Conflict, NotFound, PublishTimeout, Refused, StorageError
 from eventlane.failure import DeadLetter
+from eventlane.query import Query
 from eventlane.testing.history import Published
 from eventlane.testing.simulation.embedded import SimulatedApp
 from eventlane.testing.simulation.events import Bent, Echo, Loose, Other, Step
@@ -56,6 +57,7 @@ class People:
             partitions=self._plan.partitions,
             limits=self._plan.limits,
             clock=self._world.clock,
+            allow_edit=True,
         )
         app.observer = self._observer
         for group in groups:
@@ -141,7 +143,8 @@ class People:
 
     async def operate(self, process: Process) -> None:
         """Do something to dead letters, operations and groups, now and then."""
-        async with self._app(process) as app:
+        # Who edits has to know the types of the groups.
+        async with self._app(process, self._plan.groups) as app:
             while not (process.stop.is_set() or self._world.is_calm):
                 await sleep(self._world.chance.expovariate(1 / self._plan.operator_gap_s))
                 try:
@@ -175,29 +178,58 @@ class People:
                 return False
             await app.restore(chance.choice(letters), reason="still needed")
         else:
-            return await self._replay_or_archive(app, is_replay=what < 0.9)
+            letters = list(await app.dead_letters(limit=20))
+            if not letters:
+                return False
+            if what < 0.65:
+                await self._edit(app, chance.choice(letters))
+            else:
+                await self._replay_or_archive(app, letters, is_replay=what < 0.93)
         return True
 
-    async def _replay_or_archive(self, app: SimulatedApp, *, is_replay: bool) -> bool:
+    async def _edit(self, app: SimulatedApp, letter: DeadLetter) -> None:
+        key = "" if letter.key is None else letter.key.decode()
+        event: dict[str, object] = {"number": self._world.chance.randrange(1000)}
+        if letter.event_type != "loose":
+            event["key"] = key
+        await app.edit_and_replay(letter, event, reason="a typo")
+        self._world.counts["edits"] += 1
+
+    async def _replay_or_archive(
+        self, app: SimulatedApp, letters: list[DeadLetter], *, is_replay: bool
+    ) -> None:
         chance = self._world.chance
-        letters = list(await app.dead_letters(limit=20))
-        if not letters:
-            return False
         some = chance.sample(letters, min(len(letters), chance.choice((1, 2, 5, 20))))
         if chance.random() < 0.5:  # All of a lane, as far as is known.
             one = some[0]
             some = [each for each in letters if (each.group, each.lane) == (one.group, one.lane)]
         if is_replay:
+            wanted: Query | list[DeadLetter] = some
+            if chance.random() < 0.3:
+                wanted = self._query(some[0])
+                self._world.counts["replays by query"] += 1
             await app.replay(
-                some,
+                wanted,
                 reason="try again",
                 rate_per_s=chance.choice((None, 1000, 1000, 200, 0.5)),
                 canary=chance.random() < 0.3,
                 pause_above=chance.choice((None, 0.05, 0.5)),
+                allow_gap=chance.random() < 0.3,
             )
         else:
             await app.archive(some, reason="not needed")
-        return True
+
+    def _query(self, like: DeadLetter) -> Query:
+        """Conditions that a letter meets, and others perhaps too."""
+        conditions: dict[str, Any] = {
+            "group": like.group,
+            "type": like.event_type,
+            "exception": like.error_class,
+            "key": like.key,
+            "fingerprint": like.fingerprint,
+        }
+        some = self._world.chance.sample(list(conditions), 2)
+        return Query(**{name: conditions[name] for name in some})
 
     # --- the end ----------------------------------------------------------------------------
 
