@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,11 @@ SAID = re.compile(r"\bseeds?\b|histor|\d+ (passed|failed)|lost|CLEAN|ANOMAL", re
 """Lines of the output that say how much was done, and how to repeat it."""
 
 
-ABOUT = "The same tests run in `make test` with fewer rounds; a seed repeats its run."
+HEAD = """# The last proof
+
+What `make prove` came to last, each part when it ran last. The same tests run in `make test` with
+fewer rounds; a seed repeats its run.
+"""
 
 
 class Proof(NamedTuple):
@@ -54,14 +58,15 @@ PROOFS = (
     ),
     Proof(
         "disk",
-        "the N-th write, or the N-th fsync, fails, for every N of a run and in every way",
-        _tests(
-            *(
-                f"tests/crash/test_{each}.py"
-                for each in ("failing_disk", "failing_sync", "full_disk")
-            )
-        ),
-        {"DISK_SAMPLE": "0", "SYNC_SAMPLE": "0"},
+        "the N-th write fails, for every N of a run: disk full and I/O error",
+        _tests("tests/crash/test_failing_disk.py", "tests/crash/test_full_disk.py"),
+        {"DISK_SAMPLE": "0"},
+    ),
+    Proof(
+        "fsync",
+        "the N-th fsync fails, for every N of a run, and it goes on or is killed",
+        _tests("tests/crash/test_failing_sync.py"),
+        {"SYNC_SAMPLE": "0"},
     ),
     Proof(
         "poison",
@@ -131,8 +136,9 @@ def prove(proof: Proof) -> Result:
     return Result(proof, running.returncode == 0, time.monotonic() - began_s, said)
 
 
-def page(results: Sequence[Result]) -> str:
-    """The page of the docs."""
+def section(result: Result) -> str:
+    """A proof as the page of the docs has it."""
+    proof, passed, seconds_s, said = result
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
@@ -142,23 +148,28 @@ def page(results: Sequence[Result]) -> str:
     ).stdout.strip()
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     where = f"commit {commit}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    parts = ["# The last proof", "", f"`make prove` on {now}, {where}.", "", ABOUT]
-    for proof, passed, seconds_s, said in results:
-        more = " ".join(f"{name}={value}" for name, value in rounds(proof).items())
-        # By its name, not where it happens to be.
-        command = " ".join([Path(proof.command[0]).name, *proof.command[1:]])
-        parts += [
-            "",
-            f"## {proof.name}: {'passed' if passed else 'FAILED'}",
-            "",
-            f"{proof.what[0].upper()}{proof.what[1:]}. {seconds_s:,.0f} s.",
-            "",
-            "```text",
-            f"{more} {command}".strip(),
-            *said,
-            "```",
-        ]
-    return "\n".join(parts) + "\n"
+    more = " ".join(f"{name}={value}" for name, value in rounds(proof).items())
+    # By its name, not where it happens to be.
+    command = " ".join([Path(proof.command[0]).name, *proof.command[1:]])
+    lines = [
+        f"## {proof.name}: {'passed' if passed else 'FAILED'}",
+        "",
+        f"{proof.what[0].upper()}{proof.what[1:]}. {now}, {where}, {seconds_s:,.0f} s.",
+        "",
+        "```text",
+        f"{more} {command}".strip(),
+        *said,
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def page(before: str, sections: Mapping[str, str]) -> str:
+    """The page of the docs, with the last section of each proof: of those that did not run, too."""
+    kept = {each.partition(":")[0]: f"## {each}" for each in before.split("\n## ")[1:]}
+    found = {**kept, **sections}
+    names = [each.name for each in PROOFS if each.name in found]
+    return "\n".join((HEAD, *(found[name].rstrip() + "\n" for name in names)))
 
 
 def main() -> int:
@@ -166,7 +177,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[each.name for each in PROOFS])
     only = parser.parse_args().only
     results = [prove(each) for each in PROOFS if only is None or each.name in only]
-    PAGE.write_text(page(results))
+    before = PAGE.read_text() if PAGE.exists() else ""
+    PAGE.write_text(page(before, {each.proof.name: section(each) for each in results}))
     failed = [each.proof.name for each in results if not each.passed]
     print(f"\n{len(results)} proofs, failed: {', '.join(failed) or 'none'}. See {PAGE}.")
     return 1 if failed else 0
