@@ -127,7 +127,7 @@ BENCHMARKS = [
         straight_async,
         events=400_000,
         baseline="read, decode, await handler, commit per fetch",
-        target=">= 0.4",
+        target=">= 0.45",
     ),
     consume(
         "consume_sync",

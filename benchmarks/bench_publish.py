@@ -46,7 +46,7 @@ async def publish_many(settings: Settings) -> list[Result]:
             await in_turns(ours, straight, settings.repeats),
             len(events),
             baseline="encode, batch per partition, SQLite with fsync per 8,000",
-            target=">= 0.7",
+            target=">= 0.85",
         )
     ]
 
@@ -90,7 +90,7 @@ def publish(in_flight: int) -> Benchmark:
                 await in_turns(ours, straight, settings.repeats),
                 len(events),
                 baseline="group commit on a thread, SQLite with fsync",
-                target=">= 0.6" if in_flight == 100 else None,
+                target=">= 0.8" if in_flight == 100 else None,
             )
         ]
 
