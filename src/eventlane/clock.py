@@ -110,9 +110,14 @@ class SteadyClock:
 
     def now_ms(self) -> int:
         """See `Clock.now_ms`."""
+        # In this order: a thread that is held up between them must not take that for a jump ahead.
+        wall_ms = self.wall.now_ms()
         passed_ms = int(self.wall.monotonic_s() * 1000 + _FLOAT_MS)
-        self._ahead_ms = max(self._ahead_ms, self.wall.now_ms() - passed_ms)
-        return self._ahead_ms + passed_ms
+        self._ahead_ms = max(self._ahead_ms, wall_ms - passed_ms)
+        steady_ms = self._ahead_ms + passed_ms
+        # Two clocks that are rounded differ by 1, and what starts when it is due must not seem
+        # early to whoever looks at the other one.
+        return steady_ms if steady_ms > wall_ms + 1 else wall_ms
 
     def after_ms(self, delay_s: float) -> int:
         """See `Clock.after_ms`."""
