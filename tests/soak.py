@@ -51,7 +51,7 @@ from tests.crash.growth import (
     table_of,
 )
 from tests.crash.processes import GROUPS
-from tests.crash.recording import file_of, progress_of
+from tests.crash.recording import embedded, file_of, progress_of
 from tests.crash.soaked import hush, made_app
 from tests.crash.test_kill import uncharged
 
@@ -280,7 +280,7 @@ class Soak:
 
     async def _sample(self, began_s: float, publisher: Child) -> None:
         """Measure, and let retention run, until cancelled."""
-        broker: Any = self._app._connected
+        broker: Any = embedded(self._app)
         file = file_of(self._app)
         retention_s = began_s
         while True:
