@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from eventlane.broker import Consumer
-from eventlane.clock import Clock, SteadyClock, Timer
+from eventlane.clock import Clock, Timer
 from eventlane.errors import StorageError
 
 __all__ = ["Advancer"]
@@ -28,8 +28,7 @@ class Advancer:
         """When an operation goes on by itself; None if only something that happens lets it."""
         self._group = group
         self._consumer = consumer
-        # The broker's times are of the clock that all processes share.
-        self._clock = clock.wall if isinstance(clock, SteadyClock) else clock
+        self._clock = clock
         self._moved = moved
         self._wanted = asyncio.Event()
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 __all__ = [
     "Clock",
-    "SteadyClock",
     "SystemClock",
     "Timer",
     "VirtualClock",
@@ -19,9 +18,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-_FLOAT_MS = 1e-6
-"""What a float is off: 1.001 s * 1000 is a trace below 1001."""
 
 
 def loop_time() -> Callable[[], float]:
@@ -90,40 +86,6 @@ class SystemClock:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """See `Clock.call_later`."""
         return asyncio.get_running_loop().call_later(delay_s, callback)
-
-
-class SteadyClock:
-    """Another clock whose wall time is not set back while this process runs.
-
-    So what waits for a time waits as long as was meant, though somebody sets the clock back. When
-    it is set forward this one follows, for the machine may have slept.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self.wall = clock
-        """The other one."""
-        self._ahead_ms = 0
-        """By how much wall time was ahead of the time that only passes, at most."""
-        self.monotonic_s = clock.monotonic_s
-        self.call_later = clock.call_later
-        self.now_ms()
-
-    def now_ms(self) -> int:
-        """See `Clock.now_ms`."""
-        # In this order: a thread that is held up between them must not take that for a jump ahead.
-        wall_ms = self.wall.now_ms()
-        passed_ms = int(self.wall.monotonic_s() * 1000 + _FLOAT_MS)
-        self._ahead_ms = max(self._ahead_ms, wall_ms - passed_ms)
-        steady_ms = self._ahead_ms + passed_ms
-        # Two clocks that are rounded differ by 1, and what starts when it is due must not seem
-        # early to whoever looks at the other one.
-        return steady_ms if steady_ms > wall_ms + 1 else wall_ms
-
-    def after_ms(self, delay_s: float) -> int:
-        """See `Clock.after_ms`."""
-        # In this order, so that time that passes between them makes it later.
-        due_ms = self.wall.after_ms(delay_s)
-        return due_ms - self.wall.now_ms() + self.now_ms()
 
 
 async def yield_to_loop() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from eventlane.background import cancelling_group
 from eventlane.broker import Broker, Consumer
-from eventlane.clock import Clock, SteadyClock, yield_to_loop
+from eventlane.clock import Clock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError
@@ -83,7 +83,7 @@ async def handling(
             )
         state = await stack.enter_async_context(entered)
         consumers = await _join_all(broker, plans, app, limits)
-        quarantine, wall, steady = Quarantine(), WallClock(clock), SteadyClock(clock)
+        quarantine, wall = Quarantine(), WallClock(clock)
         dispatchers = [
             Dispatcher(
                 plan,
@@ -98,7 +98,7 @@ async def handling(
                 state=state,
                 serialise=serialise,
                 ensure_topic=ensure_topic,
-                clock=steady,
+                clock=clock,
                 limits=limits,
                 moved=moved,
             )

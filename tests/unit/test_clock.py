@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from eventlane.clock import SteadyClock, SystemClock
+from eventlane.clock import SystemClock
 
 NS_PER_MS = 1_000_000
 
@@ -23,10 +23,3 @@ def test_no_delay_is_due_now() -> None:
     clock = SystemClock()
     before_ms = clock.now_ms()
     assert before_ms <= clock.after_ms(0) <= clock.now_ms()
-
-
-def test_a_steady_clock_is_not_ahead_of_one_that_nobody_sets() -> None:
-    clock = SystemClock()
-    steady = SteadyClock(clock)
-    for _ in range(20_000):
-        assert steady.now_ms() <= clock.now_ms()

@@ -120,7 +120,7 @@ class Settable(ManualClock):
     ("jump_ms", "words"),
     [
         (3_600_000, "set forward by 3600.0 s, or this machine slept: retries become due earlier"),
-        (-3_600_000, "set back by 3600.0 s: retries wait as long as was meant"),
+        (-3_600_000, "set back by 3600.0 s: retries become due later by as much"),
     ],
 )
 def test_a_wall_clock_that_is_set_is_noticed_once(

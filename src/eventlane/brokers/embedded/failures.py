@@ -109,14 +109,14 @@ _NUMBERED = "consumer_group = ?1 AND topic = ?2 AND partition = ?3"
 _FAILED_MS = "json_extract(attempts, '$.history[#-1][1]')"
 _WAIT_AS_MEANT = (
     f"""
-    UPDATE lane SET due_ms = ?4 + max(0, due_ms - failed_ms)
+    UPDATE lane SET due_ms = ?4 + due_ms - failed_ms
     FROM (SELECT offset, {_FAILED_MS} AS failed_ms FROM attempts WHERE {_NUMBERED}) AS failed
-    WHERE {_NUMBERED} AND due_ms > ?4 AND failed.offset = lane.head AND failed_ms > ?4
+    WHERE {_NUMBERED} AND failed.offset = lane.head AND failed_ms > ?4 AND due_ms >= failed_ms
     """,
     f"""
     UPDATE attempts SET attempts = json_set(attempts, '$.due_ms',
-        ?4 + max(0, json_extract(attempts, '$.due_ms') - {_FAILED_MS}))
-    WHERE {_NUMBERED} AND {_FAILED_MS} > ?4
+        ?4 + json_extract(attempts, '$.due_ms') - {_FAILED_MS})
+    WHERE {_NUMBERED} AND {_FAILED_MS} > ?4 AND json_extract(attempts, '$.due_ms') >= {_FAILED_MS}
     """,
 )
 
@@ -124,7 +124,8 @@ _WAIT_AS_MEANT = (
 def wait_as_meant(transaction: Transaction, place: Place, now_ms: int) -> None:
     """Let what failed later than now wait as long as was meant, and no longer.
 
-    The clock was set back since; it is only asked where the group was seen later than now.
+    The clock was set back since; it is only asked where the group was seen later than now. What is
+    due before it failed was moved already, and waits.
     """
     (seen_ms,) = transaction.execute(
         "SELECT seen_ms FROM consumer_group WHERE name = ?", (place[0],)

@@ -29,15 +29,13 @@ class Clock:
     def __init__(self, schedule: Schedule) -> None:
         self.shift_ms = 0
         self.latest_ms = _START_MS
-        """What a clock shows that was never set back. What was due by then is not early."""
-        self._shift_ms_max = 0
+        """The latest wall time that there was. What was due by then is not early after a jump."""
         self._schedule = schedule
 
     def now_ms(self) -> int:
         """See `eventlane.clock.Clock`."""
         now_ms = _START_MS + int(self._schedule.now_s * 1000 + 1e-6) + self.shift_ms
-        self._shift_ms_max = max(self._shift_ms_max, self.shift_ms)
-        self.latest_ms = now_ms - self.shift_ms + self._shift_ms_max
+        self.latest_ms = max(self.latest_ms, now_ms)
         return now_ms
 
     def after_ms(self, delay_s: float) -> int:
