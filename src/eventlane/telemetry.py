@@ -46,7 +46,7 @@ class WallClock:
                 *("forward" if jump_s > 0 else "back", abs(jump_s)),
                 ", or this machine slept: retries become due earlier"
                 if jump_s > 0
-                else ": retries become due later by as much, until their partition is taken over",
+                else ": retries become due later by as much",
                 extra={"kind": "clock_set", "jump_s": jump_s},
             )
 

@@ -30,7 +30,6 @@ __all__ = [
     "newest_command",
     "parked",
     "stored_attempts",
-    "wait_as_meant",
     "write",
 ]
 
@@ -103,36 +102,6 @@ def stored_attempts(
         (*place, watermark),
     )
     return tuple(decode_attempts(row[0]) for row in rows)
-
-
-_NUMBERED = "consumer_group = ?1 AND topic = ?2 AND partition = ?3"
-_FAILED_MS = "json_extract(attempts, '$.history[#-1][1]')"
-_WAIT_AS_MEANT = (
-    f"""
-    UPDATE lane SET due_ms = ?4 + due_ms - failed_ms
-    FROM (SELECT offset, {_FAILED_MS} AS failed_ms FROM attempts WHERE {_NUMBERED}) AS failed
-    WHERE {_NUMBERED} AND failed.offset = lane.head AND failed_ms > ?4 AND due_ms >= failed_ms
-    """,
-    f"""
-    UPDATE attempts SET attempts = json_set(attempts, '$.due_ms',
-        ?4 + json_extract(attempts, '$.due_ms') - {_FAILED_MS})
-    WHERE {_NUMBERED} AND {_FAILED_MS} > ?4 AND json_extract(attempts, '$.due_ms') >= {_FAILED_MS}
-    """,
-)
-
-
-def wait_as_meant(transaction: Transaction, place: Place, now_ms: int) -> None:
-    """Let what failed later than now wait as long as was meant, and no longer.
-
-    The clock was set back since; it is only asked where the group was seen later than now. What is
-    due before it failed was moved already, and waits.
-    """
-    (seen_ms,) = transaction.execute(
-        "SELECT seen_ms FROM consumer_group WHERE name = ?", (place[0],)
-    ).fetchone()
-    if seen_ms > now_ms:
-        for statement in _WAIT_AS_MEANT:
-            transaction.execute(statement, (*place, now_ms))
 
 
 def lanes_at_acquisition(

@@ -307,7 +307,6 @@ def acquire(
             "WHERE consumer_group = ? AND topic = ? AND partition = ?",
             (member, AHEAD_MIN - 1, *at),
         )
-        failures.wait_as_meant(transaction, at, now_ms)
         taken.append(_acquired(connection, at, each.epoch + 1, lanes_max))
     if taken:
         transaction.alters = True
