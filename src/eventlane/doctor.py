@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eventlane.brokers import directory_of
 from eventlane.config import Limits
-from eventlane.errors import ConfigError
+from eventlane.errors import ConfigError, StorageError
 from eventlane.failure import HOST
 from eventlane.settlement import GroupSpec
 from eventlane.subscription import Subscription, plan_groups
@@ -33,7 +33,14 @@ def examine(
             f"doctor: expected a broker with a directory, got {url!r}, which each process has for "
             "itself."
         )
-    if not (Path(directory) / "eventlane.db").exists():
+    try:
+        is_there = (Path(directory) / "eventlane.db").is_file()
+    except OSError as error:
+        raise StorageError(
+            f"doctor: expected a directory that can be read, got {error.strerror} at "
+            f"{Path(directory).absolute()}; run it as the user that the service runs as."
+        ) from error
+    if not is_there:
         raise ConfigError(
             f"doctor: expected a directory with a broker (eventlane.db), got none at "
             f"{Path(directory).absolute()}."

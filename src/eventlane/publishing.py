@@ -74,7 +74,8 @@ async def publish_in_chunks(
         raise kind(
             f"publish_many ended after {published:,} events, which are durable, by "
             f"{type(error).__name__}: {error} Nothing of the chunk in which that happened was "
-            "written; `error.rest` has its events, and those that were not read yet.",
+            "written; `error.rest` has its events, and those that were not read yet of an iterable "
+            "that is not async.",
             acknowledged=published,
             rest=chain(in_flight, chunk, rest),
         ) from error
@@ -122,7 +123,8 @@ async def _async_chunks(
             if chunk and (coming is not None or len(chunk) >= chunk_max):
                 yield
     finally:
-        if coming is not None:
-            coming.cancel()
+        is_over = coming is not None and not coming.cancel() and not coming.cancelled()
+        if coming is not None and is_over and coming.exception() is None:
+            chunk.append(coming.result())  # It was given, and belongs to the rest.
     if chunk:
         yield

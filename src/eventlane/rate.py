@@ -51,12 +51,19 @@ class Permits:
         return sum(count for _, count in self._series) <= self.count_max // 2
 
     def next_s(self, now_s: float) -> float | None:
-        """When the first becomes usable, or expires if it is; None: there is none."""
+        """When one more becomes usable, or the first that is expires; None: there is none.
+
+        Those that are usable may be kept for somebody else, so the next one counts as well.
+        """
         self._drop(now_s)
-        if not self._series:
-            return None
-        first_s = self._series[0][0]
-        return first_s if first_s - _ROUNDING_S > now_s else first_s + EXPIRY_S + 2 * _ROUNDING_S
+        moments: list[float] = []
+        for first_s, count in self._series:
+            passed = self._passed(first_s, now_s)
+            if passed:
+                moments.append(first_s + EXPIRY_S + 2 * _ROUNDING_S)
+            if passed < count:
+                moments.append(first_s + passed * self._step_s)
+        return min(moments, default=None)
 
     def _passed(self, first_s: float, now_s: float) -> int:
         """The moments of a series that have come by now."""

@@ -75,7 +75,7 @@ class Topics:
                     await self._ensure(broker, name)
                     self._found.add(name)
         finally:
-            _, count = self._turns.pop(name)
+            _, count = self._turns.pop(name, (turn, 1))
             if count > 1:
                 self._turns[name] = (turn, count - 1)
             elif name in self._found:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventlane import App, Context, Limits, PublishTimeout, event
+from eventlane import App, Context, Limits, PublishFailed, PublishTimeout, StorageError, event
 from eventlane.clock import yield_to_loop
 from eventlane.testing.stage import until
 
@@ -205,3 +205,34 @@ async def test_publishing_waits_for_room_and_says_when_that_took_too_long() -> N
             assert list(refused.value.rest) == [Drop("a"), Drop("b")]
         await asyncio.gather(*held)
         assert await published(app) == 3
+
+
+async def test_what_an_async_source_gave_while_a_chunk_failed_is_among_the_rest() -> None:
+    async with new_app() as app:
+        await app.publish(Drop("k"))
+        broker: Any = app._connected
+        writes, fails = asyncio.Event(), asyncio.Event()
+
+        async def append(_appends: object, *, begun: Callable[[], None]) -> None:
+            begun()
+            writes.set()
+            await fails.wait()
+            raise StorageError("the disk is full")
+
+        given: list[str] = []
+
+        async def source() -> AsyncIterator[object]:
+            for number in range(3):
+                given.append(str(number))
+                yield Drop(str(number))
+                if number == 0:
+                    await writes.wait()
+
+        broker.append = append
+        publishing = asyncio.ensure_future(app.publish_many(source()))
+        await until(lambda: len(given) == 3, "all to be given")
+        fails.set()
+        with pytest.raises(PublishFailed) as failed:
+            await publishing
+        rest = [getattr(each, "key") for each in failed.value.rest]
+        assert (failed.value.acknowledged, rest) == (0, given)

@@ -35,10 +35,13 @@ def copy_file(file: File, directory: Path) -> int:
     unfinished = directory / f"{file.path.name}.{os.getpid()}.unfinished"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
+        # A write-ahead log that was left behind would be played into the copy when it is opened.
+        names = (path.name, f"{path.name}-wal", f"{path.name}-shm")
+        left = next((name for name in names if (directory / name).exists()), None)
+        if left is not None:
             raise Refused(
-                f"{directory}: expected a directory without a broker, got one that has "
-                f"{path.name}; choose another one. Nothing was written"
+                f"{directory}: expected a directory without a broker, got one that has {left}; "
+                "choose another one. Nothing was written"
             )
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:

@@ -246,8 +246,8 @@ def _clock(subject: _Subject) -> Iterator[Finding]:
         "warning",
         "clock",
         f"The clock is {duration(ahead_s)} behind the newest entry of the file: it was set back. "
-        "Nothing is lost, and retries wait as long as was meant; retention removes so much later, "
-        "and a group is called absent so much later.",
+        "Nothing is lost; retries run so much later, retention removes so much later, and a group "
+        "is called absent so much later.",
         "timedatectl",
     )
 
