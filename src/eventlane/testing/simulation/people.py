@@ -275,7 +275,9 @@ class People:
                 self._world.went_wrong(f"the account of {name} does not balance: {group}", None)
             if group.paused or group.open or group.dead or group.parked or group.pending:
                 left.append(f"{name}: {group}")
-        return left if groups else ["no group has started"]
+        # A worker that is slow to start is waited for.
+        handled = {self._plan.groups[each].name for own in self._plan.workers for each in own}
+        return left + [f"{name} has not started" for name in sorted(handled - groups.keys())]
 
     async def _mend_letter(self, app: SimulatedApp, letter: DeadLetter) -> None:
         if letter.disposition != "undecodable":
