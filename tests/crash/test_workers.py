@@ -354,21 +354,22 @@ def test_a_frozen_worker_is_killed_and_replaced(place: Path) -> None:
 
 
 def test_a_worker_that_is_frozen_within_a_commit_is_named_killed_and_replaced(place: Path) -> None:
-    be_impatient(place, lease_s=3)
-    with Service(place, "--workers", "2") as service:
+    be_impatient(place, lease_s=5)
+    limits = Limits(lease_s=0.4, stall_s_max=0.2)
+    with (
+        Service(place, "--workers", "2") as service,
+        # Connected before, since the supervisor gives it only so long.
+        shop(place).replace(limits=limits) as publisher,
+    ):
         service.until_ready(2)
         publish(place, 1, kind="commit")
         service.until(lambda: 1 in service.ended("commit"), "a transaction that hangs")
         [frozen] = {pid for said, _, pid in service.said if said == "commit"}
         os.kill(frozen, signal.SIGSTOP)
         open_all(place)  # for the next one; this one does not see it
-        limits = Limits(lease_s=0.4, stall_s_max=0.2)
-        with (
-            shop(place).replace(limits=limits) as publisher,
-            pytest.raises(StorageError, match=f"process {frozen} has held the lock for 0.4 s"),
-        ):
+        with pytest.raises(StorageError, match=f"process {frozen} has held the lock for 0.4 s"):
             publisher.submit(Job(2)).result(PATIENCE_S)
-        service.until_logged(f"(process {frozen}) has given no sign of life for 3 s")
+        service.until_logged(f"(process {frozen}) has given no sign of life for 5 s")
         service.until_done(1)
         assert not lives(frozen)
         publish(place, 3)
