@@ -27,14 +27,18 @@ class Admission:
         partitions: dict[tuple[str, int], Lanes],
         *,
         moved: Callable[[], None],
+        free: Callable[[], int],
         note: Callable[[Lanes], None],
         clock: Clock,
         limits: Limits,
     ) -> None:
-        """`moved` is called when more may run, or less; `note` for partitions that go on."""
+        """`moved` is called when more may run, or less; `note` for partitions that go on; `free`
+        says how many runs could start now if nothing limited them.
+        """
         self.group = GroupGuard(plan.name, plan.concurrency, clock, limits)
         self._partitions = partitions
         self._moved = moved
+        self._free = free
         self._note = note
         names = {each.name for one in plan.subscriptions for each in one.dependencies}
         self._dependencies = [dependencies[name] for name in sorted(names)]
@@ -143,6 +147,12 @@ class Admission:
             if self._waits_for(each):
                 yield each.next_ms
 
+    def go_on(self) -> None:
+        """See to it that there are permits for what waits, now that a run could start."""
+        for rate in self._rates:
+            if self._waits_for(rate) and self._free():
+                rate.want()
+
     def close(self) -> None:
         """Probe no more."""
         self.group.close()
@@ -167,8 +177,12 @@ class Admission:
         return any(lanes.waits_for(each) for lanes in self._partitions.values())
 
     def _rate_moved(self, rate: RateLimit) -> None:
-        """Let as many of the events that wait for a rate run as there are permits."""
-        usable = left = rate.usable_for(self)
+        """Let as many of the events that wait for a rate run as there are permits.
+
+        Where no run could start, none is kept or asked for: others may need them.
+        """
+        free = self._free()
+        usable = left = min(rate.usable_for(self), free)
         if left:
             waiting = [each for each in self._partitions.values() if each.waits_for(rate)]
             self._turn += 1  # Each partition is the first now and then.
@@ -180,7 +194,7 @@ class Admission:
             for place in [place for place, lanes in self._partitions.items() if not lanes.ready]:
                 # What has waited is taken before anything new, whatever its partition.
                 self._partitions[place] = self._partitions.pop(place)
-        if self._waits_for(rate):
+        if free and self._waits_for(rate):
             rate.want()
         self._moved()
 

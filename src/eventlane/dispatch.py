@@ -94,12 +94,13 @@ class Dispatcher:
         """What runs alone, before it starts."""
         self._is_alone = False
         self._rested = asyncio.Event()
-        self.admission = self._admission = Admission(
+        self.admission = Admission(
             plan,
             routes,
             guards,
             self._partitions,
             moved=self._changed,
+            free=lambda: self._workers.free if self.may_start else 0,
             note=self._note,
             clock=clock,
             limits=limits,
@@ -116,7 +117,7 @@ class Dispatcher:
             app=app,
             app_version=app_version,
             dlq_payload=dlq_payload,
-            guard=self._admission.group,
+            guard=self.admission.group,
             guards=guards,
             done_so_far=lambda: self._holding.done_so_far,
             pause=self._pause,
@@ -132,7 +133,7 @@ class Dispatcher:
             partitions=self._partitions,
             route=routes.of,
             may_run=self._may_run_list,
-            permit_mate=self._admission.permit_mate,
+            permit_mate=self.admission.permit_mate,
             started=self._started,
             note=self._note,
         )
@@ -156,7 +157,7 @@ class Dispatcher:
             routes=routes,
             concluder=self._concluder,
             note=self._note,
-            permit=self._admission.permit,
+            permit=self.admission.permit,
             run=self._run_alone,
             flush=self._settler.flush,
         )
@@ -209,7 +210,7 @@ class Dispatcher:
         self._consumer.drain()
         is_cut_off = self._workers.is_cut_off
         self._fill_ring()
-        self._admission.close()
+        self.admission.close()
         alive = await self._workers.stop(within_s=self._limits.drain_s)
         if alive:
             self._consumer.abandon()
@@ -238,11 +239,11 @@ class Dispatcher:
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, nothing is to be written, and nothing that may run is left."""
-        may_start = self.paused is None and self._admission.has_place
-        may_take = may_start and self._admission.may_take
+        may_start = self.paused is None and self.admission.has_place
+        may_take = may_start and self.admission.may_take
         return not (
             any((self._workers.in_flight, self._settler.is_writing, self._alone.is_busy))
-            or self._admission.is_asking
+            or self.admission.is_asking
             or any(
                 lanes.is_moving if may_take else lanes.is_unwritten
                 for lanes in self._partitions.values()
@@ -256,9 +257,9 @@ class Dispatcher:
         if self.paused is not None:
             return None
         due: list[int | None] = [each.next_due_ms for each in self._partitions.values()]
-        if not self._admission.has_place:
-            due = [self._admission.group.next_ms if self._has_any() else None]
-        due += (*self._admission.next_ms(), self._operations.next_ms)
+        if not self.admission.has_place:
+            due = [self.admission.group.next_ms if self._has_any() else None]
+        due += (*self.admission.next_ms(), self._operations.next_ms)
         return min((ms for ms in due if ms is not None), default=None)
 
     @property
@@ -273,7 +274,7 @@ class Dispatcher:
         held = sum(lanes.held for lanes in changed.values())
         blocked = self.telemetry.look(changed)
         self._settler.has_noted = bool(held or blocked)
-        blocked += (*self._admission.why_limited(), *self._workers.late)
+        blocked += (*self.admission.why_limited(), *self._workers.late)
         self._consumer.beat(self._workers.in_flight, held, blocked)
 
     async def _control(self) -> None:
@@ -333,7 +334,7 @@ class Dispatcher:
     def _fill_ring(self) -> None:
         """Put into the ring what workers may take from."""
         self._ring.clear()
-        if self.may_start and self._admission.is_free:
+        if self.may_start and self.admission.is_free:
             self._ring.extend(self._partitions.values())
 
     @property
@@ -362,14 +363,14 @@ class Dispatcher:
         if self._lone is not None and self._is_alone:
             lone, self._lone = self._lone, None
             return lone
-        if not self.may_start or not self._admission.may_take:
+        if not self.may_start or not self.admission.may_take:
             return None
         for place in list(self._partitions):
             # Round the partitions, so that each has its probe.
             lanes = self._partitions[place] = self._partitions.pop(place)
             delivery = lanes.take()
             if delivery is not None:
-                self._admission.admit(worker)
+                self.admission.admit(worker)
                 return delivery
         return None
 
@@ -409,7 +410,7 @@ class Dispatcher:
                 turn_ends = monotonic() + _TURN_S
             taken = (ring[0].take() or self._take_elsewhere()) if ring else self._take_one(worker)
             if taken is None:
-                may_start = self.may_start and self._admission.has_place
+                may_start = self.may_start and self.admission.has_place
                 if self._lists.ready and (
                     may_start or (self._is_alone and self._lists.next_is_lone)
                 ):
@@ -489,7 +490,7 @@ class Dispatcher:
         if subscription is None or (
             delivery.record.value is None and not subscription.takes_tombstones
         ):
-            self._admission.withdraw(worker)
+            self.admission.withdraw(worker)
             needs = self._routes.type_of(delivery.record.headers) if subscription is None else None
             if needs is not None and (lanes.origin.topic, needs) in self._consumer.elsewhere:
                 # It is not for this process, but for another one of the group.
@@ -502,11 +503,11 @@ class Dispatcher:
                 lanes.skip(delivery)
             self._note(lanes)
             return False
-        if not self._is_alone and not self._admission.permit(route, delivery, worker):
+        if not self._is_alone and not self.admission.permit(route, delivery, worker):
             return False
         if subscription.batch is None:
-            return self._admission.let_through(worker, route.guards, [delivery])
-        self._admission.withdraw(worker)
+            return self.admission.let_through(worker, route.guards, [delivery])
+        self.admission.withdraw(worker)
         self._list_runner.collect(worker, route, delivery)
         return False
 
@@ -516,6 +517,7 @@ class Dispatcher:
             # Taking parks what waits behind a dead letter, and no run notes it.
             if lanes.ledger.urgent or lanes.lone:
                 self._note(lanes)
+        self.admission.go_on()
         self._rested.set()
         self._moved()
         return await self._workers.sleep(worker)
@@ -527,14 +529,14 @@ class Dispatcher:
             self._loop.call_soon(self._grow)
 
     def _may_run_list(self, worker: Worker, route: Route, deliveries: Sequence[Delivery]) -> bool:
-        if not self._admission.is_free and not self._is_alone:
-            self._admission.admit(worker)
-        return self._admission.let_through(worker, route.guards, deliveries)
+        if not self.admission.is_free and not self._is_alone:
+            self.admission.admit(worker)
+        return self.admission.let_through(worker, route.guards, deliveries)
 
     def _grow(self) -> None:
         """A handler was entered before this turn: one more worker may be of use."""
         self._growing = False
-        if self.may_start and self._admission.has_place and self._has_work():
+        if self.may_start and self.admission.has_place and self._has_work():
             self._workers.wake()
 
     # --- what runs alone --------------------------------------------------------------------
@@ -547,8 +549,7 @@ class Dispatcher:
     def unhold(self) -> None:
         """See `Stoppable.unhold`."""
         self._holds -= 1
-        self._fill_ring()
-        self._workers.wake()
+        self._changed()
 
     async def _run_alone(self, delivery: Delivery) -> None:
         """Run it, with nothing beside it: the group is held, and at rest."""

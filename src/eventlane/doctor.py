@@ -6,8 +6,6 @@ from pathlib import Path
 from eventlane.brokers import directory_of
 from eventlane.config import Limits
 from eventlane.errors import ConfigError, StorageError
-from eventlane.failure import HOST
-from eventlane.settlement import GroupSpec
 from eventlane.subscription import Subscription, plan_groups
 from eventlane.topics import Topics
 from eventlane.views import Finding
@@ -60,19 +58,7 @@ def examine(
             declared = Declared(
                 app=app,
                 durability=durability,
-                specs=[
-                    GroupSpec(
-                        name=plan.name,
-                        topics=plan.topics,
-                        start=plan.start,
-                        ordering=plan.ordering,
-                        on_dead=plan.on_dead,
-                        app=app,
-                        host=HOST,
-                        types=plan.types,
-                    )
-                    for plan in plans.values()
-                ],
+                specs=[plan.spec(app, limits) for plan in plans.values()],
                 topics={
                     name: topics.wanted(name).partitions
                     for plan in plans.values()

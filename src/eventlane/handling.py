@@ -12,14 +12,12 @@ from eventlane.clock import Clock, yield_to_loop
 from eventlane.config import Limits
 from eventlane.dispatch import Dispatcher
 from eventlane.errors import ConfigError
-from eventlane.failure import HOST
 from eventlane.guard import guard_of
 from eventlane.handler import Middleware, Serialise
 from eventlane.limiting import rate_limits
 from eventlane.quarantine import Quarantine
 from eventlane.routing import routes_of
 from eventlane.serde import Codecs
-from eventlane.settlement import GroupSpec
 from eventlane.subscription import GroupPlan, check_drain, dependencies_of
 from eventlane.telemetry import Telemetry, WallClock
 
@@ -126,18 +124,7 @@ async def _join_all(
     async with contextlib.AsyncExitStack() as joined:
         consumers: list[Consumer] = []
         for plan in plans:
-            group = GroupSpec(
-                name=plan.name,
-                topics=plan.topics,
-                start=plan.start,
-                ordering=plan.ordering,
-                on_dead=plan.on_dead,
-                app=app,
-                host=HOST,
-                types=plan.types,
-                replays_max=limits.replays_max,
-            )
-            consumer = await broker.join(group)
+            consumer = await broker.join(plan.spec(app, limits))
             joined.push_async_callback(consumer.leave)
             consumers.append(consumer)
         joined.pop_all()

@@ -22,12 +22,14 @@ from typing import (
 )
 
 from eventlane.breaker import Dependency
-from eventlane.config import number
+from eventlane.config import Limits, number
 from eventlane.errors import ConfigError
 from eventlane.event import EventType
+from eventlane.failure import HOST
 from eventlane.handler import Batch, Context
 from eventlane.outcome import LaneOnDead, Outcome
 from eventlane.retry import Retry
+from eventlane.settlement import GroupSpec
 from eventlane.wording import did_you_mean, near
 
 __all__ = [
@@ -185,6 +187,20 @@ class GroupPlan:
             (each.topic or kind.topic.name, kind.name)
             for each in self.subscriptions
             for kind in each.event_types
+        )
+
+    def spec(self, app: str, limits: Limits) -> GroupSpec:
+        """What a broker is told when this process joins it."""
+        return GroupSpec(
+            name=self.name,
+            topics=self.topics,
+            start=self.start,
+            ordering=self.ordering,
+            on_dead=self.on_dead,
+            app=app,
+            host=HOST,
+            types=self.types,
+            replays_max=limits.replays_max,
         )
 
 

@@ -124,6 +124,11 @@ class Workers:
         )
 
     @property
+    def free(self) -> int:
+        """How many more handlers could be entered now."""
+        return self._count_max - sum(worker.handling is not None for worker in self._all)
+
+    @property
     def is_cut_off(self) -> bool:
         """A handler was ended, or is about to be, by what ends the process."""
         return any(

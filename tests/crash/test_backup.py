@@ -90,6 +90,11 @@ async def test_a_directory_with_a_broker_is_refused_and_a_bad_one_leaves_nothing
         await app.publish(Step("k", 0))
         with pytest.raises(Refused, match="expected a directory without a broker"):
             await app.backup(str(tmp_path / "log"))
+        # SQLite would play it into the copy, which would then be the broker that was there.
+        (tmp_path / "left").mkdir()
+        (tmp_path / "left" / "eventlane.db-wal").write_bytes(b"")
+        with pytest.raises(Refused, match=r"got one that has eventlane\.db-wal"):
+            await app.backup(str(tmp_path / "left"))
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageError, match="expected a directory that can be written to"):
             await app.backup(str(tmp_path / "file"))
@@ -97,4 +102,4 @@ async def test_a_directory_with_a_broker_is_refused_and_a_bad_one_leaves_nothing
         copy = str(tmp_path / "copy")
         assert await asyncio.to_thread(main, ["--broker", url, "backup", copy, "--json"]) == 0
         assert f'"directory": "{copy}"' in capsys.readouterr().out
-    check_names(tmp_path, {"log", "file", "copy"})
+    check_names(tmp_path, {"log", "left", "file", "copy"})

@@ -241,9 +241,12 @@ async def test_what_events_hold_does_not_reach_the_terminal_as_it_is(
 
 
 def test_whoever_reads_the_output_may_stop_reading(shop: Shop) -> None:
-    for command in (("topics", "--json"), ("tail", "orders"), ("failures", "list")):
+    # With it, each line would fail when it is printed, and none when all are flushed.
+    buffered = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    for command in (("topics", "--json"), ("tail", "orders"), ("failures", "list"), ("status",)):
         process = subprocess.Popen(
             [*COMMAND, "--broker", shop.url, *command],
+            env=buffered,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -165,6 +165,9 @@ def test_where_there_is_no_broker_none_is_made(
     with pytest.raises(ConfigError, match="each process has for itself"):
         asyncio.run(App("embedded::memory:").doctor())
     assert not (tmp_path / "typo").exists()
+    (tmp_path / "odd" / "eventlane.db").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="expected a directory with a broker"):
+        asyncio.run(Shop(tmp_path / "odd").app.doctor())
 
 
 # --- the file ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from eventlane import (
     event,
 )
 from eventlane.broker import Broker
+from eventlane.clock import yield_to_loop
 from eventlane.rate import EXPIRY_S, Permits
 from eventlane.testing import ManualClock
 from eventlane.testing.passing import PassingBroker
@@ -89,6 +90,12 @@ def test_permits_say_when_the_next_one_is_usable_and_when_it_expires() -> None:
     assert expires_s is not None
     assert expires_s == pytest.approx(1.0 + EXPIRY_S, abs=1e-5)
     assert permits.next_s(expires_s) is None
+
+
+def test_a_permit_that_waits_for_its_user_does_not_hide_the_next_one() -> None:
+    permits = Permits(10)
+    permits.add(1.0, 3)
+    assert permits.next_s(1.05) == pytest.approx(1.1)
 
 
 @pytest.mark.parametrize(("rate_per_s", "count"), [(0.01, 1), (10, 1), (15, 2), (1000, 100)])
@@ -254,6 +261,49 @@ async def test_two_groups_share_the_rate_of_a_dependency_and_both_go_on() -> Non
     assert len(runs.all) == 24
     assert min(runs.gaps_ms) == 200
     assert 3 <= groups[:12].count("one") <= 9, "neither starves"
+
+
+@pytest.mark.parametrize("how", ["paused", "slow"])
+async def test_a_group_that_can_start_nothing_leaves_the_rate_to_the_others(how: str) -> None:
+    clock = ManualClock()
+    mail = Dependency("mail", trips_on=(), rate_per_s=20)
+    app = App("embedded::memory:", clock=clock, partitions=2)
+    hangs = asyncio.Event()
+    ran = 0
+
+    @app.subscribe(Step, group="still", dependencies=[mail], concurrency=1)
+    async def stand(_step: Step, _ctx: Context) -> None:
+        if how == "slow":
+            await hangs.wait()
+
+    # It does not need the rate, so that the group takes from the log though that is used up.
+    @app.subscribe(Other, group="still")
+    async def pass_by(_other: Other, _ctx: Context) -> None: ...
+
+    @app.subscribe(Step, group="busy", dependencies=[mail])
+    async def work(_step: Step, _ctx: Context) -> None:
+        nonlocal ran
+        ran += 1
+
+    async with app:
+        await app.publish_many(Step(f"k{number}") for number in range(80))
+        async with app.handling():
+            await until(lambda: ran > 0, "a first run")
+            if how == "paused":
+                await app.pause("still", reason="x")
+            for _ in range(40):
+                clock.advance(0.05)
+                for _ in range(200):
+                    await yield_to_loop()
+            # In 2 s at 20 a second; without the other one's share it was a third of them.
+            assert 34 <= ran <= 46
+            hangs.set()
+            if how == "paused":
+                await app.resume("still")
+            clock.advance(0.2)
+            await app.run_until_idle(timeout_s=PATIENCE_S)
+        account = (await app.status()).groups["still"]
+        assert (account.done, account.open) == (80, 0)
 
 
 async def test_the_slower_of_two_rates_is_kept_and_used_though_their_permits_never_meet() -> None:

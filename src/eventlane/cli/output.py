@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import shutil
 import sys
@@ -98,11 +99,17 @@ def screen_width() -> int:
 
 def _print(text: str | Text, style: str = "") -> None:
     # Laid out here already. Rich gives the colours, on a terminal and unless NO_COLOR is set.
-    console = Console(highlight=False, markup=False, emoji=False)
+    coloured = io.StringIO()
     # Written by print: where nobody reads any more, rich would end the program with 1.
-    with console.capture() as captured:
-        console.print(text, style=style, soft_wrap=True, no_wrap=True, crop=False)
-    print(captured.get(), end="")
+    console = Console(
+        file=coloured,
+        force_terminal=Console().is_terminal,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(text, style=style, soft_wrap=True, no_wrap=True, crop=False)
+    print(coloured.getvalue(), end="")
 
 
 def say(text: str, *, style: str = "", indent: str = "") -> None:

@@ -144,6 +144,22 @@ async def a_replay_into_a_group_that_nobody_handles_can_still_be_cancelled(make:
             assert [each.letter.id for each in await _commands(again, 4)] == ids
 
 
+async def a_replay_that_begins_while_the_last_member_drains_can_still_be_cancelled(
+    make: Factory,
+) -> None:
+    """To a group whose only member drains nothing is released, by that member neither."""
+    async with make() as broker:
+        await _log(broker)
+        async with _group_with_letters(broker) as (consumer, _):
+            consumer.drain()
+            operation = await broker.replay(await _ids(broker), actor="me", reason="x")
+            await consumer.advance_operations()
+            assert (await broker.operation(operation)).released == 0
+            await broker.cancel_operation(operation, actor="me", reason="not now")
+            status = await broker.operation(operation)
+            assert (status.has_ended, status.returned) == (True, 4)
+
+
 async def an_unknown_letter_changes_nothing(make: Factory) -> None:
     """An operation that names an unknown letter changes none of its letters."""
     async with make() as broker:

@@ -570,7 +570,7 @@ class EmbeddedBroker:
     # --- within -----------------------------------------------------------------------------
 
     def _live_members(self) -> Counter[str]:
-        # One that drains would carry out what it is given, or may not: nobody else could for now.
+        # Whoever drains may be gone before he carries out what is released to him.
         return Counter(each.group for each in self._members.alive() if not each.is_leaving)
 
     def _topic_named(self, name: str) -> LogTopic:

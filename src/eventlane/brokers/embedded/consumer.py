@@ -172,7 +172,9 @@ class EmbeddedConsumer:
             if not operations.any_running(self._log.connection, group):
                 return None
         return await self._writer.change(
-            lambda transaction: operations.advance(transaction, group, now_ms)
+            lambda transaction: operations.advance(
+                transaction, group, now_ms, is_live=not self._is_draining
+            )
         )
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:

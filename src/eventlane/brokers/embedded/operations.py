@@ -43,10 +43,8 @@ def any_running(connection: sqlite3.Connection, group: str) -> bool:
     return row is not None
 
 
-def advance(
-    transaction: Transaction, group: str, now_ms: int, *, is_live: bool = True
-) -> int | None:
-    """See `Consumer.advance_operations`; a member of the group that asks is a live one."""
+def advance(transaction: Transaction, group: str, now_ms: int, *, is_live: bool) -> int | None:
+    """See `Consumer.advance_operations`; and `steps.step` for what is live."""
     found = parts(transaction.connection, "state != 'paused' AND consumer_group = ?", group)
     due_ms = [step(transaction, part, now_ms, is_live=is_live) for part in found]
     return min((ms for ms in due_ms if ms is not None), default=None)
